@@ -1,0 +1,234 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Holds `lib.rs` to `include/uapi/linux/heki.h`: same constants and values, same structs and fields.
+//!
+//! Both files are read as text, so that nothing can be added to one of them alone.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::mem::offset_of;
+
+use heki_abi::*;
+
+const HEADER: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../../include/uapi/linux/heki.h"
+);
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/lib.rs");
+
+/// The name and value of each constant.
+macro_rules! values {
+    ($($name:ident),* $(,)?) => { [$((stringify!($name), $name as u64)),*] };
+}
+
+/// The name and offset of each field, and the size of the whole.
+macro_rules! layout {
+    ($type:ident { $($field:ident),* $(,)? }) => {
+        (
+            stringify!($type),
+            vec![$((stringify!($field), offset_of!($type, $field))),*],
+            size_of::<$type>(),
+        )
+    };
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// `text` without its C comments.
+fn without_comments(text: &str) -> String {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((code, comment)) = rest.split_once("/*") {
+        out.push_str(code);
+        rest = comment.split_once("*/").expect("a comment ends").1;
+    }
+    out + rest
+}
+
+/// The value of a C expression of numbers, names, `<<`, `|` and parentheses.
+fn evaluate(expression: &str, known: &BTreeMap<String, u64>) -> u64 {
+    let inner = expression.trim();
+    let inner = inner
+        .strip_prefix('(')
+        .and_then(|inner| inner.strip_suffix(')'))
+        .unwrap_or(inner);
+    if let Some((left, right)) = inner.split_once('|') {
+        return evaluate(left, known) | evaluate(right, known);
+    }
+    if let Some((left, right)) = inner.split_once("<<") {
+        return evaluate(left, known) << evaluate(right, known);
+    }
+    let inner = inner.trim();
+    match inner.strip_prefix("0x") {
+        Some(hex) => u64::from_str_radix(hex, 16).expect("a hexadecimal number"),
+        None => inner
+            .parse()
+            .unwrap_or_else(|_| *known.get(inner).expect("a name defined above")),
+    }
+}
+
+/// Every `#define` of the header that has a value.
+fn header_constants() -> BTreeMap<String, u64> {
+    let mut known = BTreeMap::new();
+    for line in without_comments(&read(HEADER)).lines() {
+        let Some(define) = line.trim().strip_prefix("#define") else {
+            continue;
+        };
+        let Some((name, value)) = define.trim().split_once(char::is_whitespace) else {
+            continue;
+        };
+        let value = evaluate(value, &known);
+        known.insert(name.to_owned(), value);
+    }
+    known
+}
+
+/// The names of the constants of `lib.rs` that belong to the wire.
+fn source_constants() -> Vec<String> {
+    read(SOURCE)
+        .lines()
+        .filter_map(|line| line.strip_prefix("pub const "))
+        .filter_map(|rest| rest.split_once(':'))
+        .map(|(name, _)| name.to_owned())
+        .filter(|name| name != "HEADER_BYTES")
+        .collect()
+}
+
+/// A struct's fields in order: name and size in bytes.
+type Fields = Vec<(String, usize)>;
+
+/// Every `struct heki_*` of the header, by what follows `heki_`.
+fn header_structs() -> BTreeMap<String, Fields> {
+    let text = without_comments(&read(HEADER));
+    let mut structs = BTreeMap::new();
+    for part in text.split("struct heki_").skip(1) {
+        let (name, rest) = part.split_once('{').expect("a struct has a body");
+        let body = rest.split_once("};").expect("a struct ends").0;
+        let fields = body
+            .split(';')
+            .map(str::trim)
+            .filter(|field| !field.is_empty())
+            .map(|field| {
+                let (kind, name) = field
+                    .split_once(char::is_whitespace)
+                    .expect("type and name");
+                let size = match kind {
+                    "__u32" => 4,
+                    "__u64" => 8,
+                    other => panic!("unexpected type {other}"),
+                };
+                (name.to_owned(), size)
+            })
+            .collect();
+        structs.insert(name.trim().to_owned(), fields);
+    }
+    structs
+}
+
+#[test]
+fn no_constant_is_missing_on_either_side() {
+    let header: Vec<String> = header_constants().into_keys().collect();
+    let mut source = source_constants();
+    source.sort();
+    assert_eq!(header, source);
+}
+
+#[test]
+fn constants_have_the_values_of_the_header() {
+    let ours: BTreeMap<String, u64> = values![
+        KVM_HC_HEKI,
+        KVM_DEV_TYPE_HEKI,
+        HEKI_ABI_VERSION,
+        HEKI_OP_QUERY,
+        HEKI_OP_SEAL,
+        HEKI_MAX_REQUEST_BYTES,
+        HEKI_MAX_RANGES,
+        HEKI_MAX_PINS,
+        HEKI_STATE_OFF,
+        HEKI_STATE_OPEN,
+        HEKI_STATE_SEALED,
+        HEKI_PROT_WRITE,
+        HEKI_PROT_EXEC,
+        HEKI_PROT_CR,
+        HEKI_SEAL_EXEC,
+        HEKI_SEAL_FLAGS,
+        HEKI_WRITE,
+        HEKI_EXEC,
+        HEKI_RIGHTS,
+        HEKI_KIND_OTHER,
+        HEKI_KIND_TEXT,
+        HEKI_KIND_RODATA,
+        HEKI_KIND_MODULE_TEXT,
+        HEKI_KIND_MODULE_RODATA,
+        HEKI_KIND_IDT,
+        HEKI_KIND_TRAMPOLINE,
+        HEKI_KIND_COUNT,
+        HEKI_REG_CR0,
+        HEKI_REG_CR4,
+        KVM_DEV_HEKI_CTRL,
+        KVM_DEV_HEKI_RESET,
+    ]
+    .into_iter()
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect();
+    assert_eq!(header_constants(), ours);
+}
+
+#[test]
+fn structs_have_the_fields_of_the_header() {
+    let ours = [
+        layout!(Query {
+            version,
+            state,
+            available,
+            held,
+            cr0_pinnable,
+            cr4_pinnable,
+            max_bytes,
+            max_ranges,
+            max_pins,
+            reserved
+        }),
+        layout!(Seal {
+            version,
+            flags,
+            nr_ranges,
+            nr_pins
+        }),
+        layout!(Range {
+            gpa,
+            len,
+            rights,
+            kind
+        }),
+        layout!(Pin {
+            reg,
+            reserved,
+            mask
+        }),
+    ];
+    let header = header_structs();
+    assert_eq!(header.len(), ours.len());
+    for (name, fields, size) in ours {
+        let expected = &header[&name.to_lowercase()];
+        let mut offset = 0;
+        let mut laid_out = Vec::new();
+        for (field, bytes) in expected {
+            assert_eq!(offset % bytes, 0, "{name}.{field} is padded");
+            laid_out.push((field.as_str(), offset));
+            offset += bytes;
+        }
+        assert_eq!(laid_out, fields, "{name}");
+        assert_eq!(offset, size, "{name} is padded");
+    }
+}
+
+#[test]
+fn the_largest_request_fits_its_bound() {
+    let bytes = HEADER_BYTES
+        + HEKI_MAX_RANGES as usize * size_of::<Range>()
+        + HEKI_MAX_PINS as usize * size_of::<Pin>();
+    assert!(bytes <= HEKI_MAX_REQUEST_BYTES as usize);
+}
