@@ -1,0 +1,12 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fuzz target of the SEAL request: `cargo +nightly fuzz run request` in `virt/kvm/heki/policy`.
+
+#![no_main]
+
+#[path = "../oracle.rs"]
+mod oracle;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = oracle::fuzz_one(bytes);
+});

@@ -1,0 +1,286 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The SEAL request: bytes from the guest in, a permission map and pins out.
+//!
+//! [`Request::parse`] checks all that can be checked without the VM, [`build`] turns the result
+//! into regions. Neither allocates. The bytes are the host's own copy, read from the guest once.
+//! Whether a range is the VM's memory is for the host to ask.
+//! Neighbours: `abi` for the layout, [`map`](super::map) and [`pin`](super::pin) for what comes
+//! out. Locks: none.
+
+use zerocopy::{
+    FromBytes,
+    Unalign, //
+};
+
+use super::{
+    abi,
+    map::{
+        Region,
+        PAGE_SHIFT, //
+    },
+    pin::{
+        Pins,
+        CR0_WP,
+        CR4_CET,
+        CR4_SMEP,
+        PINNABLE_CR0,
+        PINNABLE_CR4, //
+    },
+    refusal::Refusal,
+    rights::Rights, //
+};
+
+/// The byte after the last guest physical address that x86 can have.
+const GPA_END: u64 = 1 << 52;
+/// The bits of an address below a page.
+const PAGE_OFFSET: u64 = (1 << PAGE_SHIFT) - 1;
+
+/// What this host can hold, and the registers of the vCPU that asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// Whether an execution allow-list can be enforced.
+    pub exec: bool,
+    /// CR0 bits that the host can pin; those outside [`PINNABLE_CR0`] do not count.
+    pub cr0_pinnable: u64,
+    /// CR4 bits that the host can pin; those outside [`PINNABLE_CR4`] do not count.
+    pub cr4_pinnable: u64,
+    /// The vCPU's CR0, as the guest reads it.
+    pub cr0: u64,
+    /// The vCPU's CR4, as the guest reads it.
+    pub cr4: u64,
+}
+
+/// A SEAL request that passed every check which needs no VM.
+///
+/// # Invariants
+///
+/// Every range passed `check_range`, at least one has the right to run if `exec`, and there are
+/// ranges or pins.
+#[derive(Clone, Copy)]
+pub struct Request<'a> {
+    exec: bool,
+    ranges: &'a [Unalign<abi::Range>],
+    pins: Pins,
+}
+
+impl<'a> Request<'a> {
+    /// Reads and checks `bytes`, all of the request and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// The first refusal found. Overlaps are found by [`build`].
+    pub fn parse(bytes: &'a [u8], caps: &Caps) -> Result<Self, Refusal> {
+        let (header, ranges, pins) = split(bytes)?;
+        let exec = header.flags & abi::HEKI_SEAL_EXEC != 0;
+        if exec && !caps.exec {
+            return Err(Refusal::ExecUnsupported);
+        }
+        if ranges.is_empty() && pins.is_empty() {
+            return Err(Refusal::Empty);
+        }
+
+        for range in ranges {
+            check_range(&range.get())?;
+        }
+        if exec && !ranges.iter().any(|range| runs(&range.get())) {
+            return Err(Refusal::NoExec);
+        }
+
+        let pins = collect_pins(pins, caps)?;
+        if pins.cr4 & CR4_CET != 0 && pins.cr0 & CR0_WP == 0 {
+            return Err(Refusal::CetNeedsWp);
+        }
+        if exec && pins.cr4 & CR4_SMEP == 0 {
+            return Err(Refusal::ExecNeedsSmep);
+        }
+
+        // INVARIANT: All of it was checked above.
+        Ok(Self { exec, ranges, pins })
+    }
+
+    /// Whether the ranges with the right to run are an allow-list.
+    pub const fn exec(&self) -> bool {
+        self.exec
+    }
+
+    /// The number of ranges, and so of regions at most.
+    pub const fn nr_ranges(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// The bits to pin.
+    pub const fn pins(&self) -> Pins {
+        self.pins
+    }
+
+    /// The rights of memory in no range: all but execution if there is an allow-list, else all.
+    pub const fn default_rights(&self) -> Rights {
+        Rights::new(true, !self.exec)
+    }
+
+    /// The ranges as regions, in the guest's order, each with the rights that it has from now on.
+    ///
+    /// Without an allow-list nothing limits execution, so every region has that right.
+    pub fn ranges(&self) -> impl Iterator<Item = Region> + 'a {
+        let unlisted = Rights::new(false, !self.exec);
+        self.ranges
+            .iter()
+            .map(move |range| region(&range.get(), unlisted))
+    }
+}
+
+/// Writes the regions of `request` into `out`, sorted, disjoint and with equal neighbours merged.
+///
+/// Returns how many there are. `out` must have room for [`Request::nr_ranges`]; what it holds after
+/// them, or after an error, means nothing.
+///
+/// # Errors
+///
+/// [`Refusal::Overlap`] if two ranges share a page, [`Refusal::NoMemory`] if `out` is too short.
+pub fn build(request: &Request<'_>, out: &mut [Region]) -> Result<usize, Refusal> {
+    let out = out
+        .get_mut(..request.nr_ranges())
+        .ok_or(Refusal::NoMemory)?;
+    for (slot, region) in out.iter_mut().zip(request.ranges()) {
+        *slot = region;
+    }
+    out.sort_unstable_by_key(|region| region.start);
+    merge(out)
+}
+
+/// Joins neighbours of the same rights and kind at the front of `sorted` and returns how many
+/// regions are left.
+fn merge(sorted: &mut [Region]) -> Result<usize, Refusal> {
+    let cells = core::cell::Cell::from_mut(sorted).as_slice_of_cells();
+    let mut kept = cells.iter();
+    let Some(mut last) = kept.next() else {
+        return Ok(0);
+    };
+
+    for cell in cells.iter().skip(1) {
+        let (left, right) = (last.get(), cell.get());
+        if right.start < left.end {
+            return Err(Refusal::Overlap);
+        }
+        if right.start == left.end && right.rights == left.rights && right.kind == left.kind {
+            last.set(Region {
+                end: right.end,
+                ..left
+            });
+        } else if let Some(slot) = kept.next() {
+            slot.set(right);
+            last = slot;
+        }
+    }
+    Ok(cells.len().saturating_sub(kept.len()))
+}
+
+/// Header, ranges and pins of a request, with nothing checked but the header.
+type Parts<'a> = (
+    abi::Seal,
+    &'a [Unalign<abi::Range>],
+    &'a [Unalign<abi::Pin>],
+);
+
+/// Splits `bytes` as their header says.
+fn split(bytes: &[u8]) -> Result<Parts<'_>, Refusal> {
+    if bytes.len() > to_usize(abi::HEKI_MAX_REQUEST_BYTES)? {
+        return Err(Refusal::TooBig);
+    }
+    let (header, rest) = abi::Seal::read_from_prefix(bytes).map_err(|_| Refusal::BadLength)?;
+    if header.version != abi::HEKI_ABI_VERSION {
+        return Err(Refusal::BadVersion);
+    }
+    if header.flags & !abi::HEKI_SEAL_FLAGS != 0 {
+        return Err(Refusal::BadFlags);
+    }
+    if header.nr_ranges > abi::HEKI_MAX_RANGES || header.nr_pins > abi::HEKI_MAX_PINS {
+        return Err(Refusal::TooBig);
+    }
+    let (ranges, rest) = <[_]>::ref_from_prefix_with_elems(rest, to_usize(header.nr_ranges)?)
+        .map_err(|_| Refusal::BadLength)?;
+    let pins = <[_]>::ref_from_bytes_with_elems(rest, to_usize(header.nr_pins)?)
+        .map_err(|_| Refusal::BadLength)?;
+    Ok((header, ranges, pins))
+}
+
+/// A number of the wire as a length.
+fn to_usize(number: u32) -> Result<usize, Refusal> {
+    usize::try_from(number).map_err(|_| Refusal::TooBig)
+}
+
+/// Whether `range` has the right to run.
+const fn runs(range: &abi::Range) -> bool {
+    range.rights & abi::HEKI_EXEC != 0
+}
+
+/// Checks one range by itself.
+fn check_range(range: &abi::Range) -> Result<(), Refusal> {
+    if (range.gpa | range.len) & PAGE_OFFSET != 0 {
+        return Err(Refusal::Unaligned);
+    }
+    if range.len == 0 {
+        return Err(Refusal::Empty);
+    }
+    match range.gpa.checked_add(range.len) {
+        Some(end) if end <= GPA_END => {}
+        _ => return Err(Refusal::Overflow),
+    }
+    let rights = Rights::from_bits(range.rights).ok_or(Refusal::BadRights)?;
+    if rights == Rights::ALL {
+        return Err(Refusal::WriteAndExec);
+    }
+    if range.kind >= abi::HEKI_KIND_COUNT {
+        return Err(Refusal::BadKind);
+    }
+    Ok(())
+}
+
+/// The region that a checked `range` is, with `unlisted` added to its rights.
+fn region(range: &abi::Range, unlisted: Rights) -> Region {
+    let rights = Rights::from_bits(range.rights).unwrap_or_default();
+    Region {
+        start: range.gpa >> PAGE_SHIFT,
+        end: range.gpa.saturating_add(range.len) >> PAGE_SHIFT,
+        rights: rights.union(unlisted),
+        kind: range.kind,
+    }
+}
+
+/// Checks the pins and gathers them by register.
+fn collect_pins(pins: &[Unalign<abi::Pin>], caps: &Caps) -> Result<Pins, Refusal> {
+    let mut all = Pins::NONE;
+    for pin in pins {
+        let pin = pin.get();
+        let (pinned, pinnable, current) = match pin.reg {
+            abi::HEKI_REG_CR0 => (&mut all.cr0, PINNABLE_CR0 & caps.cr0_pinnable, caps.cr0),
+            abi::HEKI_REG_CR4 => (&mut all.cr4, PINNABLE_CR4 & caps.cr4_pinnable, caps.cr4),
+            _ => return Err(Refusal::BadRegister),
+        };
+        check_pin(&pin, pinnable, current)?;
+        // A pin that passed has bits, so bits here are those of an earlier pin.
+        if *pinned != 0 {
+            return Err(Refusal::DuplicatePin);
+        }
+        *pinned = pin.mask;
+    }
+    Ok(all)
+}
+
+/// Checks one pin against the bits that can be pinned and those that are set now.
+fn check_pin(pin: &abi::Pin, pinnable: u64, current: u64) -> Result<(), Refusal> {
+    if pin.reserved != 0 {
+        return Err(Refusal::BadReserved);
+    }
+    if pin.mask == 0 {
+        return Err(Refusal::EmptyPin);
+    }
+    if pin.mask & !pinnable != 0 {
+        return Err(Refusal::PinUnsupported);
+    }
+    if pin.mask & !current != 0 {
+        return Err(Refusal::PinNotSet);
+    }
+    Ok(())
+}

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Writes SEAL requests, good and bad.
+
+use heki_abi::{Pin, Range, Seal, HEKI_ABI_VERSION};
+use heki_policy::map::{Region, PAGE_SHIFT};
+use heki_policy::refusal::Refusal;
+use heki_policy::request::{build, Caps, Request};
+use zerocopy::IntoBytes;
+
+/// A request before it is bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct Wire {
+    pub(crate) header: Seal,
+    pub(crate) ranges: Vec<Range>,
+    pub(crate) pins: Vec<Pin>,
+}
+
+impl Wire {
+    /// A request of `ranges` and `pins` with a header that fits.
+    pub(crate) fn new(flags: u32, ranges: Vec<Range>, pins: Vec<Pin>) -> Self {
+        let header = Seal {
+            version: HEKI_ABI_VERSION,
+            flags,
+            nr_ranges: ranges.len() as u32,
+            nr_pins: pins.len() as u32,
+        };
+        Self {
+            header,
+            ranges,
+            pins,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = self.header.as_bytes().to_vec();
+        bytes.extend_from_slice(self.ranges.as_bytes());
+        bytes.extend_from_slice(self.pins.as_bytes());
+        bytes
+    }
+
+    /// What the parser alone says.
+    pub(crate) fn refusal(&self, caps: &Caps) -> Option<Refusal> {
+        Request::parse(&self.bytes(), caps).err()
+    }
+
+    /// What parser and builder say.
+    pub(crate) fn regions(&self, caps: &Caps) -> Result<Vec<Region>, Refusal> {
+        let bytes = self.bytes();
+        let request = Request::parse(&bytes, caps)?;
+        let mut regions = vec![Region::default(); request.nr_ranges()];
+        let used = build(&request, &mut regions)?;
+        regions.truncate(used);
+        Ok(regions)
+    }
+}
+
+/// A range of `nr_pages` frames from `gfn`.
+pub(crate) fn range(gfn: u64, nr_pages: u64, rights: u32, kind: u32) -> Range {
+    Range {
+        gpa: gfn << PAGE_SHIFT,
+        len: nr_pages << PAGE_SHIFT,
+        rights,
+        kind,
+    }
+}
+
+pub(crate) fn pin(reg: u32, mask: u64) -> Pin {
+    Pin {
+        reg,
+        reserved: 0,
+        mask,
+    }
+}

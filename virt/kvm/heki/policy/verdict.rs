@@ -1,0 +1,132 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What is denied, in one type, for whoever counts, traces, logs and exits.
+//!
+//! Neighbours: [`map`](super::map) and [`pin`](super::pin) are what it judges by. Locks: none.
+
+use super::{
+    map::Map,
+    rights::Rights, //
+};
+
+/// What the guest tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// To write memory.
+    Write,
+    /// To run memory in supervisor mode.
+    Fetch,
+    /// To change a register.
+    Register,
+}
+
+impl Access {
+    /// A short name that traces and scripts can rely on.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Fetch => "fetch",
+            Self::Register => "register",
+        }
+    }
+}
+
+/// Why it is denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The page was sealed without the right to write.
+    Sealed,
+    /// The page was not granted execution.
+    NotExecutable,
+    /// The CPU had to write a page table of the guest that lies in a sealed page.
+    PageWalk,
+    /// The bits are pinned.
+    Pinned,
+}
+
+impl Reason {
+    /// A short name that traces and scripts can rely on.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sealed => "sealed",
+            Self::NotExecutable => "not_executable",
+            Self::PageWalk => "page_walk",
+            Self::Pinned => "pinned",
+        }
+    }
+}
+
+/// What the attempt was aimed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// A guest frame.
+    Gfn(u64),
+    /// Bits of a register.
+    Register {
+        /// `HEKI_REG_*`.
+        reg: u32,
+        /// The pinned bits that would have been cleared.
+        bits: u64,
+    },
+}
+
+/// A denial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a verdict is to be reported"]
+pub struct Verdict {
+    /// What the attempt was aimed at.
+    pub victim: Victim,
+    /// What the guest tried.
+    pub access: Access,
+    /// Why it is denied.
+    pub reason: Reason,
+}
+
+impl Verdict {
+    /// The denial of `access` to frame `gfn` for `reason`.
+    pub const fn frame(gfn: u64, access: Access, reason: Reason) -> Self {
+        Self {
+            victim: Victim::Gfn(gfn),
+            access,
+            reason,
+        }
+    }
+
+    /// The denial of a write that would clear the pinned `bits` of register `reg` (`HEKI_REG_*`).
+    pub const fn pinned(reg: u32, bits: u64) -> Self {
+        Self {
+            victim: Victim::Register { reg, bits },
+            access: Access::Register,
+            reason: Reason::Pinned,
+        }
+    }
+}
+
+/// The verdict on an access of the guest to frame `gfn`, `None` if it is allowed.
+///
+/// `wanted` are the rights that the access needs: [`Rights::WRITE`] to write, [`Rights::EXEC`] to
+/// run, neither to read. `supervisor` is whether a fetch is made in supervisor mode; user mode runs
+/// what it likes. `page_walk` is whether it is the CPU that reads or writes a page table of the
+/// guest in this frame: that is never a fetch of the frame, even when a fetch caused it.
+pub fn judge(
+    map: &Map<'_>,
+    gfn: u64,
+    wanted: Rights,
+    supervisor: bool,
+    page_walk: bool,
+) -> Option<Verdict> {
+    let missing = wanted.without(map.rights(gfn));
+
+    if missing.write() {
+        let reason = if page_walk {
+            Reason::PageWalk
+        } else {
+            Reason::Sealed
+        };
+        return Some(Verdict::frame(gfn, Access::Write, reason));
+    }
+    if missing.exec() && supervisor && !page_walk {
+        return Some(Verdict::frame(gfn, Access::Fetch, Reason::NotExecutable));
+    }
+    None
+}
