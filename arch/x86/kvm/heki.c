@@ -1,0 +1,624 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Heki's x86 glue: what only C can do for the Rust in virt/kvm/heki/.
+ *
+ * From KVM to Rust: the bodies of the hooks in heki.h. They translate page
+ * roles, faults and exceptions into the plain integers that Rust decides on.
+ * From Rust to KVM: heki_glue_*(), called by virt/kvm/heki/kvm/ only.
+ * To user space: the module parameter, the KVM device, the debugfs file.
+ *
+ * Locks, outermost first: kvm->lock, vcpu->mutex, kvm->slots_lock, kvm->srcu,
+ * kvm->mmu_lock. The hooks of the MMU run under the last two and never sleep.
+ */
+#define pr_fmt(fmt) KBUILD_MODNAME ": heki: " fmt
+
+#include <linux/debugfs.h>
+#include <linux/kvm_host.h>
+#include <linux/moduleparam.h>
+#include <linux/ratelimit.h>
+#include <linux/seq_file.h>
+
+#include "cpuid.h"
+#include "heki.h"
+#include "mmu.h"
+#include "mmu/mmu_internal.h"
+#include "mmu/spte.h"
+#include "regs.h"
+#include "x86.h"
+
+#define CREATE_TRACE_POINTS
+#include <trace/events/kvm_heki.h>
+
+DEFINE_STATIC_KEY_FALSE(kvm_heki_key);
+
+/*
+ * Opting in
+ */
+
+static bool heki_all;
+
+static int heki_param_set(const char *val, const struct kernel_param *kp)
+{
+	int mode = sysfs_match_string(((const char * const []){ "off", "all", NULL }), val);
+
+	if (mode < 0)
+		return -EINVAL;
+	heki_all = mode;
+	return 0;
+}
+
+static int heki_param_get(char *buffer, const struct kernel_param *kp)
+{
+	return sysfs_emit(buffer, "%s\n", heki_all ? "all" : "off");
+}
+
+static const struct kernel_param_ops heki_param_ops = {
+	.set = heki_param_set,
+	.get = heki_param_get,
+};
+module_param_cb(heki, &heki_param_ops, NULL, 0444);
+MODULE_PARM_DESC(heki, "VMs whose guest may seal itself: off (only those whose VMM asks) or all");
+
+/* The pinnable CR4 bits that this CPU can hold set; VM entry fails with any other. */
+static u64 heki_cr4_in_hardware(void)
+{
+	u64 bits = 0;
+
+	if (boot_cpu_has(X86_FEATURE_SMEP))
+		bits |= X86_CR4_SMEP;
+	if (boot_cpu_has(X86_FEATURE_SMAP))
+		bits |= X86_CR4_SMAP;
+	if (boot_cpu_has(X86_FEATURE_UMIP))
+		bits |= X86_CR4_UMIP;
+	if (boot_cpu_has(X86_FEATURE_FSGSBASE))
+		bits |= X86_CR4_FSGSBASE;
+	if (kvm_cpu_cap_has(X86_FEATURE_SHSTK) || kvm_cpu_cap_has(X86_FEATURE_IBT))
+		bits |= X86_CR4_CET;
+	return bits;
+}
+
+static const char *heki_obstacle(struct kvm *kvm)
+{
+	if (kvm->arch.vm_type != KVM_X86_DEFAULT_VM)
+		return "this VM type keeps its state from KVM";
+	if (!tdp_enabled || !tdp_mmu_enabled)
+		return "no two-dimensional paging with the TDP MMU (kvm.tdp_mmu, kvm_intel.ept, kvm_amd.npt)";
+	return NULL;
+}
+
+static int heki_opt_in(struct kvm *kvm)
+{
+	const char *obstacle = heki_obstacle(kvm);
+	struct kvm_heki *heki;
+
+	if (obstacle) {
+		pr_info_ratelimited("refused for the VM of process %d: %s\n",
+				    current->tgid, obstacle);
+		return -EOPNOTSUPP;
+	}
+
+	heki = __kvm_heki_create(heki_cr4_in_hardware());
+	if (!heki)
+		return -ENOMEM;
+	ratelimit_state_init(&heki->log, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
+
+	static_branch_inc(&kvm_heki_key);
+	smp_store_release(&kvm->arch.heki, heki);
+	return 0;
+}
+
+void __kvm_heki_init_vm(struct kvm *kvm)
+{
+	/* A VM that cannot be held stays off; its guest learns so by QUERY. */
+	if (heki_all)
+		heki_opt_in(kvm);
+}
+
+void __kvm_heki_destroy_vm(struct kvm *kvm)
+{
+	__kvm_heki_destroy(kvm->arch.heki);
+	kvm->arch.heki = NULL;
+	static_branch_dec(&kvm_heki_key);
+}
+
+/*
+ * The KVM device
+ */
+
+static const struct kvm_device_ops heki_device_ops;
+
+static bool heki_has_device(struct kvm *kvm)
+{
+	struct kvm_device *dev;
+
+	list_for_each_entry(dev, &kvm->devices, vm_node) {
+		if (dev->ops == &heki_device_ops)
+			return true;
+	}
+	return false;
+}
+
+static int heki_device_create(struct kvm_device *dev, u32 type)
+{
+	struct kvm *kvm = dev->kvm;
+	int ret;
+
+	if (heki_has_device(kvm))
+		return -EEXIST;
+	if (kvm->arch.heki)
+		return 0;
+	if (kvm->created_vcpus)
+		return -EBUSY;
+
+	ret = heki_opt_in(kvm);
+	if (!ret)
+		kvm_heki_create_debugfs(kvm);
+	return ret;
+}
+
+/* The VM stays opted in; another device may follow. */
+static void heki_device_release(struct kvm_device *dev)
+{
+	kfree(dev);
+}
+
+/* Back to Open. Every vCPU is out of KVM_RUN, so nothing runs on old rights. */
+static int heki_device_reset(struct kvm *kvm)
+{
+	guard(mutex)(&kvm->lock);
+
+	if (kvm_is_vcpu_creation_in_progress(kvm) || kvm_trylock_all_vcpus(kvm))
+		return -EBUSY;
+
+	mutex_lock(&kvm->slots_lock);
+	__kvm_heki_reset(kvm->arch.heki, kvm);
+	mutex_unlock(&kvm->slots_lock);
+
+	kvm_unlock_all_vcpus(kvm);
+	return 0;
+}
+
+static int heki_device_has_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
+{
+	return attr->group == KVM_DEV_HEKI_CTRL && attr->attr == KVM_DEV_HEKI_RESET ? 0 : -ENXIO;
+}
+
+static int heki_device_set_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
+{
+	int ret = heki_device_has_attr(dev, attr);
+
+	if (ret)
+		return ret;
+	if (attr->flags || attr->addr)
+		return -EINVAL;
+	return heki_device_reset(dev->kvm);
+}
+
+static const struct kvm_device_ops heki_device_ops = {
+	.name = "kvm-heki",
+	.create = heki_device_create,
+	.release = heki_device_release,
+	.set_attr = heki_device_set_attr,
+	.has_attr = heki_device_has_attr,
+};
+
+void kvm_heki_module_init(void)
+{
+	WARN_ON_ONCE(kvm_register_device_ops(&heki_device_ops, KVM_DEV_TYPE_HEKI));
+}
+
+/*
+ * debugfs
+ */
+
+static int heki_debugfs_show(struct seq_file *m, void *unused)
+{
+	struct kvm *kvm = m->private;
+
+	guard(srcu)(&kvm->srcu);
+	__kvm_heki_show(kvm->arch.heki, m);
+	return 0;
+}
+
+static int heki_debugfs_open(struct inode *inode, struct file *file)
+{
+	struct kvm *kvm = inode->i_private;
+	int ret;
+
+	if (!kvm_get_kvm_safe(kvm))
+		return -ENOENT;
+
+	ret = single_open(file, heki_debugfs_show, kvm);
+	if (ret)
+		kvm_put_kvm(kvm);
+	return ret;
+}
+
+static int heki_debugfs_release(struct inode *inode, struct file *file)
+{
+	kvm_put_kvm(inode->i_private);
+	return single_release(inode, file);
+}
+
+static const struct file_operations heki_debugfs_fops = {
+	.owner = THIS_MODULE,
+	.open = heki_debugfs_open,
+	.read = seq_read,
+	.llseek = seq_lseek,
+	.release = heki_debugfs_release,
+};
+
+void kvm_heki_create_debugfs(struct kvm *kvm)
+{
+	if (kvm->arch.heki)
+		debugfs_create_file("heki", 0444, kvm->debugfs_dentry, kvm, &heki_debugfs_fops);
+}
+
+/*
+ * Hooks of the MMU
+ */
+
+/*
+ * SMRAM is memory that only SMM sees: no AS0 slot, or one over other host
+ * memory. It belongs to the firmware, not to the guest kernel's seal.
+ */
+static bool heki_is_smram(struct kvm *kvm, gfn_t gfn)
+{
+#ifdef CONFIG_KVM_SMM
+	struct kvm_memory_slot *normal = __gfn_to_memslot(__kvm_memslots(kvm, 0), gfn);
+	struct kvm_memory_slot *smm = __gfn_to_memslot(__kvm_memslots(kvm, 1), gfn);
+
+	return !normal || !smm ||
+	       __gfn_to_hva_memslot(normal, gfn) != __gfn_to_hva_memslot(smm, gfn);
+#else
+	return false;
+#endif
+}
+
+/* EPT without paging, and SMM: hardware asks the user-execute bit at CPL 0 too. */
+static bool heki_role_is_unpaged(union kvm_mmu_page_role role)
+{
+	return role.smm || !(role.access & ACC_USER_EXEC_MASK);
+}
+
+static unsigned int heki_clamp_exec(union kvm_mmu_page_role role, unsigned int access,
+				    bool exec)
+{
+	/* GMET: a supervisor fetch from a user page faults. */
+	if (shadow_nx_mask)
+		return exec ? access : access | ACC_USER_MASK;
+
+	if (!exec)
+		access &= ~ACC_EXEC_MASK;
+	if (heki_role_is_unpaged(role)) {
+		access &= ~ACC_USER_EXEC_MASK;
+		if (exec)
+			access |= ACC_USER_EXEC_MASK;
+	}
+	return access;
+}
+
+unsigned int __kvm_heki_clamp_access(struct kvm *kvm, union kvm_mmu_page_role role,
+				     gfn_t gfn, unsigned int access)
+{
+	const struct kvm_heki *heki = kvm->arch.heki;
+	u32 rights;
+
+	if (role.smm && heki_is_smram(kvm, gfn))
+		return access;
+
+	rights = __kvm_heki_rights(heki, gfn_round_for_level(gfn, role.level),
+				   KVM_PAGES_PER_HPAGE(role.level));
+	if (!(rights & HEKI_WRITE))
+		access &= ~ACC_WRITE_MASK;
+
+	/* A nested kernel lives in its host's user memory: its execution is not judged. */
+	if (!READ_ONCE(heki->exec) || role.guest_mode)
+		return access;
+	return heki_clamp_exec(role, access, rights & HEKI_EXEC);
+}
+
+/* A split gives execution back to small pages (NX huge pages): clamp those too. */
+u64 __kvm_heki_clamp_spte(struct kvm *kvm, struct kvm_mmu_page *sp, int index, u64 spte)
+{
+	union kvm_mmu_page_role role = sp->role;
+	gfn_t gfn = sp->gfn + index * KVM_PAGES_PER_HPAGE(role.level);
+	unsigned int access = __kvm_heki_clamp_access(kvm, role, gfn, role.access);
+
+	if (!(access & ACC_WRITE_MASK))
+		spte &= ~(PT_WRITABLE_MASK | shadow_mmu_writable_mask);
+	if (shadow_nx_mask)
+		return access & ACC_USER_MASK ? spte | shadow_user_mask : spte;
+	if (!(access & ACC_EXEC_MASK))
+		spte &= ~shadow_xs_mask;
+	if (!(access & ACC_USER_EXEC_MASK))
+		spte &= ~shadow_xu_mask;
+	return spte;
+}
+
+/*
+ * MBEC takes every address for a user address while CR0.PG is 0. An unpaged
+ * vCPU therefore gets a root of its own, whose role lacks user execution.
+ */
+unsigned int __kvm_heki_root_access(struct kvm *kvm, union kvm_cpu_role cpu_role,
+				    unsigned int access)
+{
+	if (!READ_ONCE(kvm->arch.heki->exec) || shadow_nx_mask || !cpu_role.base.direct ||
+	    cpu_role.base.smm || cpu_role.base.guest_mode)
+		return access;
+	return access & ~ACC_USER_EXEC_MASK;
+}
+
+/* MBEC goes by the page's U bit, which says nothing without paging and in SMM. */
+static bool heki_is_supervisor(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	return !fault->user || (!shadow_nx_mask && (!is_paging(vcpu) || is_smm(vcpu)));
+}
+
+static u32 heki_fault_access(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	u32 access = fault->write ? KVM_HEKI_ACCESS_WRITE : 0;
+
+	if (fault->error_code & PFERR_GUEST_PAGE_MASK)
+		access |= KVM_HEKI_ACCESS_WALK;
+	if (fault->exec && heki_is_supervisor(vcpu, fault) && !is_guest_mode(vcpu))
+		access |= KVM_HEKI_ACCESS_FETCH;
+	return access;
+}
+
+/*
+ * #GP: a page fault would look spurious to Linux, whose own tables allow the
+ * access, and be retried for ever. Without paging there may be no handler that
+ * may run, so the vCPU shuts down.
+ */
+static void heki_punish(struct kvm_vcpu *vcpu)
+{
+	if (is_paging(vcpu))
+		kvm_inject_gp(vcpu, 0);
+	else
+		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
+}
+
+int __kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
+	u32 access = heki_fault_access(vcpu, fault);
+
+	if (is_smm(vcpu) && heki_is_smram(vcpu->kvm, fault->gfn))
+		return RET_PF_CONTINUE;
+	if (!__kvm_heki_denied(heki, fault->gfn, access))
+		return RET_PF_CONTINUE;
+
+	/* A prefault has no instruction to blame. */
+	if (fault->prefetch)
+		return -EFAULT;
+
+	__kvm_heki_report(heki, vcpu, fault->gfn, access);
+	heki_punish(vcpu);
+	return RET_PF_RETRY;
+}
+
+/* The emulator acts for the guest: it may do what the guest's own access may. */
+bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
+			      struct x86_exception *exception)
+{
+	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
+
+	if (access == KVM_HEKI_ACCESS_FETCH && is_guest_mode(vcpu))
+		return false;
+	if (is_smm(vcpu) && heki_is_smram(vcpu->kvm, gpa_to_gfn(gpa)))
+		return false;
+	if (!__kvm_heki_denied(heki, gpa_to_gfn(gpa), access))
+		return false;
+
+	__kvm_heki_report(heki, vcpu, gpa_to_gfn(gpa), access);
+	if (!is_paging(vcpu))
+		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
+	*exception = (struct x86_exception) {
+		.vector = GP_VECTOR,
+		.error_code_valid = true,
+	};
+	return true;
+}
+
+/* KVM's own writers ask here before they touch guest memory for the guest. */
+bool __kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
+{
+	const struct kvm_heki *heki = kvm_heki_sealed(slot->arch.kvm);
+
+	return heki && __kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE);
+}
+
+/* After a change of pins or of the allow-list, on the vCPU itself. */
+void kvm_heki_reload(struct kvm_vcpu *vcpu)
+{
+	/* An unpaged vCPU moves to the root that fits the allow-list. */
+	kvm_mmu_reset_context(vcpu);
+
+	/* The nested exit reloads both registers. */
+	if (is_guest_mode(vcpu))
+		return;
+	kvm_x86_call(set_cr0)(vcpu, kvm_read_cr0(vcpu));
+	kvm_x86_call(set_cr4)(vcpu, kvm_read_cr4(vcpu));
+}
+
+/*
+ * For the Rust floor
+ */
+
+int heki_glue_read_guest(struct kvm_vcpu *vcpu, u64 gpa, void *data, u32 len)
+{
+	return kvm_vcpu_read_guest(vcpu, gpa, data, len);
+}
+
+int heki_glue_write_guest(struct kvm_vcpu *vcpu, u64 gpa, const void *data, u32 len)
+{
+	return kvm_vcpu_write_guest(vcpu, gpa, data, len);
+}
+
+u64 heki_glue_read_cr(struct kvm_vcpu *vcpu, u32 reg)
+{
+	return reg == HEKI_REG_CR0 ? kvm_read_cr0(vcpu) : kvm_read_cr4(vcpu);
+}
+
+/* slots_lock is never taken inside kvm->srcu (Documentation/virt/kvm/locking.rst). */
+struct kvm *heki_glue_lock_slots(struct kvm_vcpu *vcpu)
+{
+	kvm_vcpu_srcu_read_unlock(vcpu);
+	mutex_lock(&vcpu->kvm->slots_lock);
+	return vcpu->kvm;
+}
+
+void heki_glue_unlock_slots(struct kvm_vcpu *vcpu)
+{
+	mutex_unlock(&vcpu->kvm->slots_lock);
+	kvm_vcpu_srcu_read_lock(vcpu);
+}
+
+/* Is every page of the range guest memory? Walks slots, not pages. slots_lock held. */
+bool heki_glue_is_memory(struct kvm *kvm, u64 gfn, u64 nr_pages)
+{
+	while (nr_pages) {
+		struct kvm_memory_slot *slot = gfn_to_memslot(kvm, gfn);
+		u64 covered;
+
+		if (!kvm_is_visible_memslot(slot))
+			return false;
+		covered = min(nr_pages, slot->base_gfn + slot->npages - gfn);
+		gfn += covered;
+		nr_pages -= covered;
+	}
+	return true;
+}
+
+/*
+ * A change of rights: begin, publish, end. In between, no fault can install a
+ * mapping that was computed from the old rights.
+ */
+void heki_glue_begin_change(struct kvm *kvm)
+{
+	lockdep_assert_held(&kvm->slots_lock);
+
+	write_lock(&kvm->mmu_lock);
+	kvm_mmu_invalidate_start(kvm);
+	kvm_mmu_invalidate_range_add(kvm, 0, kvm_mmu_max_gfn() + 1);
+	write_unlock(&kvm->mmu_lock);
+}
+
+/* KVM's cached host addresses check their rights again when the generation moves. */
+static void heki_bump_generation(struct kvm *kvm)
+{
+	int as_id;
+
+	for (as_id = 0; as_id < kvm_arch_nr_memslot_as_ids(kvm); as_id++) {
+		struct kvm_memslots *slots = __kvm_memslots(kvm, as_id);
+
+		WRITE_ONCE(slots->generation, slots->generation + KVM_MAX_NR_ADDRESS_SPACES);
+		kvm_arch_memslots_updated(kvm, slots->generation);
+	}
+}
+
+/*
+ * Guest memory only: KVM's private slots (APIC access page, ...) are not sealed.
+ * The zap covers a gfn in all address spaces; what only SMM sees is exempt.
+ */
+static void heki_zap_guest_memory(struct kvm *kvm)
+{
+	struct kvm_memory_slot *slot;
+	int bkt;
+
+	kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, 0)) {
+		if (slot->id < KVM_USER_MEM_SLOTS)
+			kvm_zap_gfn_range(kvm, slot->base_gfn, slot->base_gfn + slot->npages);
+	}
+}
+
+void heki_glue_end_change(struct kvm *kvm)
+{
+	heki_zap_guest_memory(kvm);
+	kvm_flush_remote_tlbs(kvm);
+
+	write_lock(&kvm->mmu_lock);
+	kvm_mmu_invalidate_end(kvm);
+	write_unlock(&kvm->mmu_lock);
+
+	heki_bump_generation(kvm);
+	kvm_make_all_cpus_request(kvm, KVM_REQ_HEKI);
+}
+
+/* Until here a reader may still use a host address or a map from before. */
+void heki_glue_wait_for_readers(struct kvm *kvm)
+{
+	synchronize_srcu_expedited(&kvm->srcu);
+}
+
+void heki_glue_trace_query(struct kvm_vcpu *vcpu, long ret)
+{
+	trace_kvm_heki_query(vcpu->vcpu_id, kvm_rip_read(vcpu), ret);
+}
+
+void heki_glue_trace_seal(struct kvm_vcpu *vcpu, u32 nr_ranges, u32 nr_pins, u32 flags,
+			  const char *why, u32 why_len, long ret)
+{
+	trace_kvm_heki_seal(vcpu->vcpu_id, kvm_rip_read(vcpu), nr_ranges, nr_pins, flags,
+			    why, why_len, ret);
+}
+
+void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u32 reg, u64 bits,
+			  u32 reason)
+{
+	trace_kvm_heki_deny(vcpu->vcpu_id, kvm_rip_read(vcpu), access, gfn, reg, bits, reason);
+}
+
+void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter)
+{
+	switch (counter) {
+	case KVM_HEKI_COUNT_QUERY:
+		++vcpu->stat.heki_query;
+		break;
+	case KVM_HEKI_COUNT_SEAL:
+		++vcpu->stat.heki_seal;
+		break;
+	case KVM_HEKI_COUNT_REFUSED:
+		++vcpu->stat.heki_refused;
+		break;
+	case KVM_HEKI_COUNT_WRITE:
+		++vcpu->stat.heki_denied_write;
+		break;
+	case KVM_HEKI_COUNT_EXEC:
+		++vcpu->stat.heki_denied_exec;
+		break;
+	case KVM_HEKI_COUNT_CR:
+		++vcpu->stat.heki_denied_cr;
+		break;
+	}
+}
+
+/*
+ * A nested guest's execution is not judged, so a guest that has VMX or SVM could
+ * run anything in a guest of its own.
+ */
+bool heki_glue_can_hold_exec(struct kvm_vcpu *vcpu)
+{
+	struct kvm *kvm = vcpu->kvm;
+	unsigned long i;
+
+	if (!kvm_x86_call(tdp_has_smep)(kvm))
+		return false;
+	kvm_for_each_vcpu(i, vcpu, kvm) {
+		if (guest_cpu_cap_has(vcpu, X86_FEATURE_VMX) ||
+		    guest_cpu_cap_has(vcpu, X86_FEATURE_SVM))
+			return false;
+	}
+	return true;
+}
+
+bool heki_glue_log_allowed(struct kvm_vcpu *vcpu)
+{
+	return __ratelimit(&vcpu->kvm->arch.heki->log);
+}
+
+int heki_glue_pid(struct kvm_vcpu *vcpu)
+{
+	return vcpu->kvm->userspace_pid;
+}

@@ -1,0 +1,219 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The hooks that KVM's x86 code calls, one line and a name each.
+ *
+ * Every inline tests the static key, then the VM's own state, and only then
+ * leaves for arch/x86/kvm/heki.c. The vendor modules use kvm_heki_cr0_on() and
+ * kvm_heki_cr4_on(), which read plain fields: the key is not exported.
+ * With CONFIG_KVM_HEKI off every hook compiles to nothing.
+ */
+#ifndef __KVM_X86_HEKI_H
+#define __KVM_X86_HEKI_H
+
+#include <linux/kvm_heki.h>
+#include <linux/kvm_host.h>
+
+#include "regs.h"
+#include "smm.h"
+
+struct kvm_mmu_page;
+struct kvm_page_fault;
+struct x86_exception;
+
+#ifdef CONFIG_KVM_HEKI
+
+void kvm_heki_module_init(void);
+void __kvm_heki_init_vm(struct kvm *kvm);
+void __kvm_heki_destroy_vm(struct kvm *kvm);
+void kvm_heki_create_debugfs(struct kvm *kvm);
+void kvm_heki_reload(struct kvm_vcpu *vcpu);
+unsigned int __kvm_heki_clamp_access(struct kvm *kvm, union kvm_mmu_page_role role,
+				     gfn_t gfn, unsigned int access);
+u64 __kvm_heki_clamp_spte(struct kvm *kvm, struct kvm_mmu_page *sp, int index, u64 spte);
+unsigned int __kvm_heki_root_access(struct kvm *kvm, union kvm_cpu_role cpu_role,
+				    unsigned int access);
+int __kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
+bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
+			      struct x86_exception *exception);
+
+/* The VM's state if it opted in, else NULL. */
+static inline struct kvm_heki *kvm_heki_vm(struct kvm *kvm)
+{
+	if (!static_branch_unlikely(&kvm_heki_key))
+		return NULL;
+	return smp_load_acquire(&kvm->arch.heki);
+}
+
+/* The VM's state if it is sealed, else NULL. */
+static inline struct kvm_heki *kvm_heki_sealed(struct kvm *kvm)
+{
+	struct kvm_heki *heki = kvm_heki_vm(kvm);
+
+	return heki && READ_ONCE(heki->sealed) ? heki : NULL;
+}
+
+static inline void kvm_heki_init_vm(struct kvm *kvm)
+{
+	__kvm_heki_init_vm(kvm);
+}
+
+static inline void kvm_heki_destroy_vm(struct kvm *kvm)
+{
+	if (kvm->arch.heki)
+		__kvm_heki_destroy_vm(kvm);
+}
+
+static inline void kvm_heki_init_memslot(struct kvm *kvm, struct kvm_memory_slot *slot)
+{
+	slot->arch.kvm = kvm;
+}
+
+static inline long kvm_heki_hypercall(struct kvm_vcpu *vcpu, u64 op, u64 gpa,
+				      u64 len, u64 flags)
+{
+	struct kvm_heki *heki = kvm_heki_vm(vcpu->kvm);
+
+	/* SEV-ES, chosen after the VM opted in: its registers are out of reach. */
+	if (!heki || vcpu->kvm->arch.has_protected_state)
+		return -KVM_ENOSYS;
+	return __kvm_heki_hypercall(heki, vcpu, op, gpa, len, flags);
+}
+
+static inline unsigned int kvm_heki_clamp_access(struct kvm *kvm,
+						 union kvm_mmu_page_role role,
+						 gfn_t gfn, unsigned int access)
+{
+	return kvm_heki_sealed(kvm) ? __kvm_heki_clamp_access(kvm, role, gfn, access) : access;
+}
+
+static inline u64 kvm_heki_clamp_spte(struct kvm *kvm, struct kvm_mmu_page *sp, int index,
+				      u64 spte)
+{
+	return kvm_heki_sealed(kvm) ? __kvm_heki_clamp_spte(kvm, sp, index, spte) : spte;
+}
+
+static inline unsigned int kvm_heki_root_access(struct kvm *kvm, union kvm_cpu_role cpu_role,
+						unsigned int access)
+{
+	return kvm_heki_sealed(kvm) ? __kvm_heki_root_access(kvm, cpu_role, access) : access;
+}
+
+static inline int kvm_heki_max_level(struct kvm *kvm, gfn_t gfn, int max_level)
+{
+	struct kvm_heki *heki = kvm_heki_sealed(kvm);
+
+	return heki ? min(max_level, __kvm_heki_max_level(heki, gfn)) : max_level;
+}
+
+/* Zero to go on, else what the fault handler returns. */
+static inline int kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	return kvm_heki_sealed(vcpu->kvm) ? __kvm_heki_check_fault(vcpu, fault) : 0;
+}
+
+static inline bool kvm_heki_deny_write(struct kvm_vcpu *vcpu, gpa_t gpa,
+				       struct x86_exception *exception)
+{
+	return kvm_heki_sealed(vcpu->kvm) &&
+	       __kvm_heki_deny_emulated(vcpu, gpa, KVM_HEKI_ACCESS_WRITE, exception);
+}
+
+static inline bool kvm_heki_deny_fetch(struct kvm_vcpu *vcpu, gpa_t gpa, u64 pferr,
+				       struct x86_exception *exception)
+{
+	return !(pferr & PFERR_USER_MASK) && kvm_heki_sealed(vcpu->kvm) &&
+	       __kvm_heki_deny_emulated(vcpu, gpa, KVM_HEKI_ACCESS_FETCH, exception);
+}
+
+/* SMM and nested guests run with control registers of their own. */
+static inline bool kvm_heki_pins_apply(struct kvm_vcpu *vcpu)
+{
+	return vcpu->kvm->arch.heki && !is_smm(vcpu) && !is_guest_mode(vcpu);
+}
+
+/* Without paging a change goes through and hardware holds the bit: so do starting vCPUs. */
+static inline bool kvm_heki_deny_cr(struct kvm_vcpu *vcpu, u32 reg, u64 old, u64 new)
+{
+	struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
+
+	return heki && kvm_heki_pins_apply(vcpu) && is_paging(vcpu) &&
+	       __kvm_heki_deny_cr(heki, vcpu, reg, old, new);
+}
+
+static inline unsigned long kvm_heki_cr0_on(struct kvm_vcpu *vcpu)
+{
+	return kvm_heki_pins_apply(vcpu) ? READ_ONCE(vcpu->kvm->arch.heki->cr0_on) : 0;
+}
+
+static inline unsigned long kvm_heki_cr4_on(struct kvm_vcpu *vcpu)
+{
+	return kvm_heki_pins_apply(vcpu) ? READ_ONCE(vcpu->kvm->arch.heki->cr4_on) : 0;
+}
+
+#else
+
+static inline void kvm_heki_module_init(void) { }
+static inline void kvm_heki_init_vm(struct kvm *kvm) { }
+static inline void kvm_heki_destroy_vm(struct kvm *kvm) { }
+static inline void kvm_heki_create_debugfs(struct kvm *kvm) { }
+static inline void kvm_heki_init_memslot(struct kvm *kvm, struct kvm_memory_slot *slot) { }
+static inline void kvm_heki_reload(struct kvm_vcpu *vcpu) { }
+
+static inline long kvm_heki_hypercall(struct kvm_vcpu *vcpu, u64 op, u64 gpa,
+				      u64 len, u64 flags)
+{
+	return -KVM_ENOSYS;
+}
+
+static inline unsigned int kvm_heki_clamp_access(struct kvm *kvm,
+						 union kvm_mmu_page_role role,
+						 gfn_t gfn, unsigned int access)
+{
+	return access;
+}
+
+static inline u64 kvm_heki_clamp_spte(struct kvm *kvm, struct kvm_mmu_page *sp, int index,
+				      u64 spte)
+{
+	return spte;
+}
+
+static inline unsigned int kvm_heki_root_access(struct kvm *kvm, union kvm_cpu_role cpu_role,
+						unsigned int access)
+{
+	return access;
+}
+
+static inline int kvm_heki_max_level(struct kvm *kvm, gfn_t gfn, int max_level)
+{
+	return max_level;
+}
+
+static inline int kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
+{
+	return 0;
+}
+
+static inline bool kvm_heki_deny_write(struct kvm_vcpu *vcpu, gpa_t gpa,
+				       struct x86_exception *exception)
+{
+	return false;
+}
+
+static inline bool kvm_heki_deny_fetch(struct kvm_vcpu *vcpu, gpa_t gpa, u64 pferr,
+				       struct x86_exception *exception)
+{
+	return false;
+}
+
+static inline bool kvm_heki_deny_cr(struct kvm_vcpu *vcpu, u32 reg, u64 old, u64 new)
+{
+	return false;
+}
+
+static inline unsigned long kvm_heki_cr0_on(struct kvm_vcpu *vcpu) { return 0; }
+static inline unsigned long kvm_heki_cr4_on(struct kvm_vcpu *vcpu) { return 0; }
+
+#endif /* CONFIG_KVM_HEKI */
+
+#endif /* __KVM_X86_HEKI_H */

@@ -1,0 +1,36 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * VMX part of Heki's pins: which bits the guest owns. A pinned bit must exit,
+ * so it leaves the guest-owned mask; the read shadow keeps what the guest wrote.
+ * Called by vmx_set_cr0() and vmx_set_cr4(), vCPU loaded, no lock.
+ */
+#ifndef __KVM_X86_VMX_HEKI_H
+#define __KVM_X86_VMX_HEKI_H
+
+#include "../heki.h"
+#include "vmx.h"
+
+#ifdef CONFIG_KVM_HEKI
+static inline unsigned long vmx_heki_cr0_on(struct kvm_vcpu *vcpu)
+{
+	unsigned long on = kvm_heki_cr0_on(vcpu);
+
+	if (vcpu->kvm->arch.heki && !is_guest_mode(vcpu)) {
+		vcpu->arch.cr0_guest_owned_bits = vmx_l1_guest_owned_cr0_bits() & ~on;
+		vmcs_writel(CR0_GUEST_HOST_MASK, ~vcpu->arch.cr0_guest_owned_bits);
+	}
+	return on;
+}
+
+static inline unsigned long vmx_heki_cr4_on(struct kvm_vcpu *vcpu)
+{
+	if (vcpu->kvm->arch.heki && !is_guest_mode(vcpu))
+		set_cr4_guest_host_mask(to_vmx(vcpu));
+	return kvm_heki_cr4_on(vcpu);
+}
+#else
+static inline unsigned long vmx_heki_cr0_on(struct kvm_vcpu *vcpu) { return 0; }
+static inline unsigned long vmx_heki_cr4_on(struct kvm_vcpu *vcpu) { return 0; }
+#endif
+
+#endif /* __KVM_X86_VMX_HEKI_H */

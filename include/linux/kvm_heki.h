@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * Heki inside KVM: the border between KVM's C and the Rust in virt/kvm/heki/.
+ *
+ * Three groups, in this order: the head of the per-VM state, which both sides
+ * read; the functions written in Rust, which only arch/x86/kvm/heki.c calls;
+ * the functions written in C, which only virt/kvm/heki/kvm/ calls. bindgen
+ * reads this file, so that the compiler compares both sides: types stay opaque
+ * pointers and plain integers.
+ *
+ * The hooks that KVM's own files call are in arch/x86/kvm/heki.h, but for the
+ * one of virt/kvm/, which is here.
+ */
+#ifndef __LINUX_KVM_HEKI_H
+#define __LINUX_KVM_HEKI_H
+
+#include <linux/jump_label.h>
+#include <linux/ratelimit_types.h>
+#include <linux/types.h>
+#include <uapi/linux/heki.h>
+
+struct kvm;
+struct kvm_memory_slot;
+struct kvm_vcpu;
+struct seq_file;
+
+/**
+ * struct kvm_heki - head of the state of a VM that opted in
+ * @sealed:	non-zero from the seal to the reset
+ * @exec:	non-zero while supervisor execution is an allow-list
+ * @cr0_on:	CR0 bits that hardware keeps set while guest code runs
+ * @cr4_on:	CR4 bits likewise
+ * @log:	how many lines about this VM the log takes
+ *
+ * kvm->arch.heki points to it; the Rust state that contains it follows. Read
+ * without a lock by the hooks, written under kvm->slots_lock. Valid until the
+ * VM is destroyed.
+ */
+struct kvm_heki {
+	u32 sealed;
+	u32 exec;
+	u64 cr0_on;
+	u64 cr4_on;
+	struct ratelimit_state log;
+};
+
+/* What an access is, for __kvm_heki_denied(). */
+#define KVM_HEKI_ACCESS_WRITE		(1 << 0)
+#define KVM_HEKI_ACCESS_FETCH		(1 << 1)	/* by supervisor mode */
+#define KVM_HEKI_ACCESS_WALK		(1 << 2)	/* by the guest's page-table walker */
+
+/* Why an access is denied: reasons of the tracepoint kvm_heki_deny. */
+#define KVM_HEKI_REASON_SEALED		0
+#define KVM_HEKI_REASON_NOT_EXECUTABLE	1
+#define KVM_HEKI_REASON_PAGE_WALK	2
+#define KVM_HEKI_REASON_PINNED		3
+
+/* Which counter a report moves. */
+#define KVM_HEKI_COUNT_QUERY		0
+#define KVM_HEKI_COUNT_SEAL		1
+#define KVM_HEKI_COUNT_REFUSED		2
+#define KVM_HEKI_COUNT_WRITE		3
+#define KVM_HEKI_COUNT_EXEC		4
+#define KVM_HEKI_COUNT_CR		5
+
+/* Written in Rust: virt/kvm/heki/hooks.rs. */
+struct kvm_heki *__kvm_heki_create(u64 cr4_in_hardware);
+void __kvm_heki_destroy(struct kvm_heki *heki);
+void __kvm_heki_reset(struct kvm_heki *heki, struct kvm *kvm);
+long __kvm_heki_hypercall(struct kvm_heki *heki, struct kvm_vcpu *vcpu,
+			  u64 op, u64 gpa, u64 len, u64 flags);
+u32 __kvm_heki_rights(const struct kvm_heki *heki, u64 gfn, u64 nr_pages);
+int __kvm_heki_max_level(const struct kvm_heki *heki, u64 gfn);
+bool __kvm_heki_denied(const struct kvm_heki *heki, u64 gfn, u32 access);
+void __kvm_heki_report(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
+		       u64 gfn, u32 access);
+bool __kvm_heki_deny_cr(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
+			u32 reg, u64 old, u64 new);
+void __kvm_heki_show(const struct kvm_heki *heki, struct seq_file *m);
+
+/* Written in C for the Rust floor: arch/x86/kvm/heki.c. */
+int heki_glue_read_guest(struct kvm_vcpu *vcpu, u64 gpa, void *data, u32 len);
+int heki_glue_write_guest(struct kvm_vcpu *vcpu, u64 gpa, const void *data, u32 len);
+u64 heki_glue_read_cr(struct kvm_vcpu *vcpu, u32 reg);
+struct kvm *heki_glue_lock_slots(struct kvm_vcpu *vcpu);
+void heki_glue_unlock_slots(struct kvm_vcpu *vcpu);
+bool heki_glue_is_memory(struct kvm *kvm, u64 gfn, u64 nr_pages);
+void heki_glue_begin_change(struct kvm *kvm);
+void heki_glue_end_change(struct kvm *kvm);
+void heki_glue_wait_for_readers(struct kvm *kvm);
+void heki_glue_trace_query(struct kvm_vcpu *vcpu, long ret);
+void heki_glue_trace_seal(struct kvm_vcpu *vcpu, u32 nr_ranges, u32 nr_pins,
+			  u32 flags, const char *why, u32 why_len, long ret);
+void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u32 reg,
+			  u64 bits, u32 reason);
+void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter);
+bool heki_glue_can_hold_exec(struct kvm_vcpu *vcpu);
+bool heki_glue_log_allowed(struct kvm_vcpu *vcpu);
+int heki_glue_pid(struct kvm_vcpu *vcpu);
+
+#ifdef CONFIG_KVM_HEKI
+DECLARE_STATIC_KEY_FALSE(kvm_heki_key);
+
+bool __kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn);
+
+/* Is @gfn sealed, so that KVM must not write it for the guest? kvm->srcu or mmu_lock held. */
+static inline bool kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
+{
+	return static_branch_unlikely(&kvm_heki_key) && __kvm_heki_gfn_readonly(slot, gfn);
+}
+
+/* Counters of a vCPU: the fields of struct kvm_vcpu_stat and their descriptions. */
+#define KVM_HEKI_VCPU_STAT		\
+	u64 heki_query;			\
+	u64 heki_seal;			\
+	u64 heki_refused;		\
+	u64 heki_denied_write;		\
+	u64 heki_denied_exec;		\
+	u64 heki_denied_cr;
+
+#define KVM_HEKI_VCPU_STATS_DESC			\
+	STATS_DESC_COUNTER(VCPU, heki_query),		\
+	STATS_DESC_COUNTER(VCPU, heki_seal),		\
+	STATS_DESC_COUNTER(VCPU, heki_refused),		\
+	STATS_DESC_COUNTER(VCPU, heki_denied_write),	\
+	STATS_DESC_COUNTER(VCPU, heki_denied_exec),	\
+	STATS_DESC_COUNTER(VCPU, heki_denied_cr),
+
+/* The device type lies above upstream's, so the table of devices must reach it. */
+#define KVM_NR_DEV_TYPES	(KVM_DEV_TYPE_HEKI + 1)
+#else
+static inline bool kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
+{
+	return false;
+}
+
+#define KVM_HEKI_VCPU_STAT
+#define KVM_HEKI_VCPU_STATS_DESC
+#define KVM_NR_DEV_TYPES	KVM_DEV_TYPE_MAX
+#endif
+
+#endif /* __LINUX_KVM_HEKI_H */

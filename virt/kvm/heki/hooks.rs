@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The door: what KVM's C calls. Each function makes safe views of its arguments and asks one room.
+//!
+//! UNSAFETY: turns the pointers that C passes into references. Their contracts are those of
+//! `include/linux/kvm_heki.h`, kept by `arch/x86/kvm/heki.c`.
+//! Locks: as each function says.
+
+use crate::{
+    hypercall::{
+        self,
+        Call, //
+    },
+    kvm::{
+        publish::Reader,
+        slots::SlotsLock,
+        vcpu::Vcpu, //
+    },
+    pin,
+    policy::rights::Rights,
+    protect,
+    show,
+    vm::Vm, //
+};
+use core::ptr;
+use kernel::{
+    bindings,
+    ffi::{
+        c_int,
+        c_long, //
+    },
+    prelude::*,
+    seq_file::SeqFile, //
+};
+
+/// The VM behind a pointer that `__kvm_heki_create` returned.
+///
+/// # Safety
+///
+/// `heki` came from `__kvm_heki_create` and is not destroyed during `'a`.
+unsafe fn vm<'a>(heki: *const bindings::kvm_heki) -> &'a Vm {
+    // SAFETY: by this function's safety requirements; the head is the first field of `Vm`, and the
+    // pointer was made from the whole.
+    unsafe { &*heki.cast::<Vm>() }
+}
+
+/// Makes the state of a VM that opts in; null without memory. May sleep.
+///
+/// # Safety
+///
+/// None; required by `#[export]`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_create(
+    cr4_in_hardware: u64,
+) -> *mut bindings::kvm_heki {
+    Vm::new(cr4_in_hardware).map_or(ptr::null_mut(), |vm| KBox::into_raw(vm).cast())
+}
+
+/// Frees the state of a VM.
+///
+/// # Safety
+///
+/// `heki` came from `__kvm_heki_create`; no hook of its VM runs or will run.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_destroy(heki: *mut bindings::kvm_heki) {
+    // SAFETY: by this function's safety requirements, and `into_raw` made the pointer.
+    drop(unsafe { KBox::from_raw(heki.cast::<Vm>()) });
+}
+
+/// Takes a VM back to Open. Sleeps.
+///
+/// # Safety
+///
+/// `heki` is live and belongs to `kvm`, valid, whose `slots_lock` the caller holds, outside `kvm->srcu`
+/// and with every vCPU out of the guest.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_reset(heki: *mut bindings::kvm_heki, kvm: *mut bindings::kvm) {
+    // SAFETY: by this function's safety requirements.
+    let vm = unsafe { vm(heki) };
+    // SAFETY: as above.
+    vm.reset(&unsafe { SlotsLock::held_by_caller(kvm) });
+}
+
+/// Serves `KVM_HC_HEKI`; returns zero or a negative `KVM_E*`. Sleeps.
+///
+/// # Safety
+///
+/// `heki` is live and belongs to the VM of `vcpu`, which is valid, loaded, in an exit, inside `kvm->srcu`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_hypercall(
+    heki: *mut bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+    op: u64,
+    gpa: u64,
+    len: u64,
+    flags: u64,
+) -> c_long {
+    let call = Call {
+        op,
+        gpa,
+        len,
+        flags,
+    };
+    // SAFETY: by this function's safety requirements.
+    let (vm, mut vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    hypercall::serve(vm, &mut vcpu, &call)
+}
+
+/// The rights (`HEKI_WRITE`, `HEKI_EXEC`) that all of the frames have. Does not sleep.
+///
+/// # Safety
+///
+/// `heki` is live; the caller is inside `kvm->srcu` or holds `kvm->mmu_lock`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_rights(
+    heki: *const bindings::kvm_heki,
+    gfn: u64,
+    nr_pages: u64,
+) -> u32 {
+    // SAFETY: by this function's safety requirements.
+    let (vm, reader) = unsafe { (vm(heki), Reader::new()) };
+    protect::rights(vm, reader, gfn, nr_pages).bits()
+}
+
+/// The highest mapping level around a frame. Does not sleep.
+///
+/// # Safety
+///
+/// As `__kvm_heki_rights`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_max_level(heki: *const bindings::kvm_heki, gfn: u64) -> c_int {
+    // SAFETY: by this function's safety requirements.
+    let (vm, reader) = unsafe { (vm(heki), Reader::new()) };
+    protect::max_level(vm, reader, gfn)
+}
+
+/// Whether an access (`KVM_HEKI_ACCESS_*`) to a frame is denied. Does not sleep.
+///
+/// # Safety
+///
+/// As `__kvm_heki_rights`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_denied(
+    heki: *const bindings::kvm_heki,
+    gfn: u64,
+    access: u32,
+) -> bool {
+    // SAFETY: by this function's safety requirements.
+    let (vm, reader) = unsafe { (vm(heki), Reader::new()) };
+    protect::decide(vm, reader, gfn, access).is_some()
+}
+
+/// Reports an access that is denied.
+///
+/// # Safety
+///
+/// As `__kvm_heki_hypercall`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_report(
+    heki: *const bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+    gfn: u64,
+    access: u32,
+) {
+    // SAFETY: by this function's safety requirements.
+    let (vm, vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    protect::report(vm, &vcpu, gfn, access);
+}
+
+/// Whether a change of CR0 or CR4 is denied; reports it if so.
+///
+/// # Safety
+///
+/// As `__kvm_heki_hypercall`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_deny_cr(
+    heki: *const bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+    reg: u32,
+    old: u64,
+    new: u64,
+) -> bool {
+    // SAFETY: by this function's safety requirements.
+    let (vm, vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    pin::denies(vm, &vcpu, reg, old, new)
+}
+
+/// Prints a VM into its debugfs file.
+///
+/// # Safety
+///
+/// `heki` is live; the caller is inside `kvm->srcu` and owns `m`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_show(
+    heki: *const bindings::kvm_heki,
+    m: *mut bindings::seq_file,
+) {
+    // SAFETY: by this function's safety requirements.
+    let (vm, reader, m) = unsafe { (vm(heki), Reader::new(), SeqFile::from_raw(m)) };
+    show::show(vm, reader, m);
+}
+
+// C reads the rights as the bits of the ABI.
+static_assert!(Rights::WRITE.bits() == bindings::HEKI_WRITE);
+static_assert!(Rights::EXEC.bits() == bindings::HEKI_EXEC);

@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: GPL-2.0
+#![deny(unsafe_code)]
+
+//! What a guest asks: QUERY and SEAL.
+//!
+//! A request is copied once, bounded, parsed by [`policy::request`](super::policy::request), checked
+//! whole, and then takes effect whole or not at all. [`verdict`](super::verdict) reports.
+//! Locks: comes inside `kvm->srcu`; SEAL leaves it and takes `kvm->slots_lock`.
+
+use crate::{
+    abi,
+    kvm::vcpu::{
+        Asked,
+        Vcpu, //
+    },
+    policy::{
+        lifecycle::{
+            self,
+            Event, //
+        },
+        map::Region,
+        refusal::Refusal,
+        request::{
+            self,
+            Caps,
+            Request, //
+        },
+    },
+    verdict,
+    vm::{
+        Seal,
+        Vm, //
+    },
+};
+use core::mem::size_of;
+use kernel::{
+    ffi::c_long,
+    prelude::*, //
+};
+use zerocopy::IntoBytes;
+
+/// The registers of the hypercall.
+pub(crate) struct Call {
+    /// `HEKI_OP_*`.
+    pub(crate) op: u64,
+    /// Guest physical address of the block.
+    pub(crate) gpa: u64,
+    /// Its length in bytes.
+    pub(crate) len: u64,
+    /// Zero.
+    pub(crate) flags: u64,
+}
+
+/// Serves a hypercall; returns zero or a negative `KVM_E*`.
+pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
+    if call.flags != 0 {
+        return errno(Refusal::BadFlags);
+    }
+    match u32::try_from(call.op) {
+        Ok(abi::HEKI_OP_QUERY) => {
+            let ret = query(vm, vcpu, call).map_or_else(errno, |()| 0);
+            verdict::queried(vcpu, ret);
+            ret
+        }
+        Ok(abi::HEKI_OP_SEAL) => {
+            let mut asked = Asked::default();
+            let outcome = seal(vm, vcpu, call, &mut asked);
+            let ret = outcome.map_or_else(errno, |()| 0);
+            verdict::sealed(vcpu, asked, outcome, ret);
+            ret
+        }
+        _ => errno(Refusal::BadOperation),
+    }
+}
+
+fn errno(refusal: Refusal) -> c_long {
+    0 - refusal.kvm_errno() as c_long
+}
+
+fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
+    if call.len < size_of::<abi::Query>() as u64 {
+        return Err(Refusal::BadLength);
+    }
+    let reader = vcpu.reader();
+    let answer = abi::Query {
+        version: abi::HEKI_ABI_VERSION,
+        state: vm.state(reader).abi(),
+        available: available(vcpu.can_hold_exec()),
+        held: vm.seal(reader).map_or(0, held),
+        cr0_pinnable: vm.cr0_pinnable(),
+        cr4_pinnable: vm.cr4_pinnable,
+        max_bytes: abi::HEKI_MAX_REQUEST_BYTES,
+        max_ranges: abi::HEKI_MAX_RANGES,
+        max_pins: abi::HEKI_MAX_PINS,
+        reserved: 0,
+    };
+    vcpu.write_guest(call.gpa, answer.as_bytes())
+}
+
+/// The protections (`HEKI_PROT_*`) that a VM may ask for.
+fn available(exec: bool) -> u32 {
+    let always = abi::HEKI_PROT_WRITE | abi::HEKI_PROT_CR;
+    if exec {
+        always | abi::HEKI_PROT_EXEC
+    } else {
+        always
+    }
+}
+
+/// The protections (`HEKI_PROT_*`) that a seal holds.
+fn held(seal: &Seal) -> u32 {
+    let mut held = 0;
+    if seal.regions.iter().any(|region| !region.rights.write()) {
+        held |= abi::HEKI_PROT_WRITE;
+    }
+    if seal.exec {
+        held |= abi::HEKI_PROT_EXEC;
+    }
+    if !seal.pins.is_empty() {
+        held |= abi::HEKI_PROT_CR;
+    }
+    held
+}
+
+fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call, asked: &mut Asked) -> Result<(), Refusal> {
+    // Sealed VMs stop here: a guest cannot make the host copy for nothing.
+    lifecycle::next(vm.state(vcpu.reader()), Event::Seal)?;
+
+    let bytes = copy_request(vcpu, call)?;
+    let caps = Caps {
+        exec: vcpu.can_hold_exec(),
+        cr0_pinnable: vm.cr0_pinnable(),
+        cr4_pinnable: vm.cr4_pinnable,
+        cr0: vcpu.register(abi::HEKI_REG_CR0),
+        cr4: vcpu.register(abi::HEKI_REG_CR4),
+    };
+    let request = Request::parse(bytes.as_slice(), &caps)?;
+    *asked = what_is_asked(&request);
+    let new = plan(&request)?;
+
+    let lock = vcpu.lock_slots();
+    let is_memory =
+        |region: &Region| lock.is_memory(region.start, region.end.saturating_sub(region.start));
+    if !new.regions.iter().all(is_memory) {
+        return Err(Refusal::NotMemory);
+    }
+    vm.enter_seal(&lock, new)
+}
+
+fn copy_request(vcpu: &mut Vcpu<'_>, call: &Call) -> Result<KVVec<u8>, Refusal> {
+    if call.len > u64::from(abi::HEKI_MAX_REQUEST_BYTES) {
+        return Err(Refusal::TooBig);
+    }
+    let len = usize::try_from(call.len).map_err(|_| Refusal::TooBig)?;
+    let mut bytes =
+        KVVec::from_elem(0, len, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+    vcpu.read_guest(call.gpa, bytes.as_mut_slice())?;
+    Ok(bytes)
+}
+
+fn what_is_asked(request: &Request<'_>) -> Asked {
+    let pins = request.pins();
+    Asked {
+        nr_ranges: request.nr_ranges() as u32,
+        nr_pins: u32::from(pins.cr0 != 0) + u32::from(pins.cr4 != 0),
+        flags: if request.exec() { abi::HEKI_SEAL_EXEC } else { 0 },
+    }
+}
+
+/// The seal that a request describes.
+fn plan(request: &Request<'_>) -> Result<KBox<Seal>, Refusal> {
+    let mut regions = KVVec::from_elem(Region::default(), request.nr_ranges(), GFP_KERNEL_ACCOUNT)
+        .map_err(|_| Refusal::NoMemory)?;
+    let used = request::build(request, regions.as_mut_slice())?;
+    regions.truncate(used);
+    let seal = Seal {
+        regions,
+        default: request.default_rights(),
+        exec: request.exec(),
+        pins: request.pins(),
+    };
+    KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)
+}
+
+#[cfg(CONFIG_KVM_HEKI_KUNIT_TEST)]
+#[kunit_tests(kvm_heki_hypercall)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_negative_kvm_errors() {
+        assert_eq!(errno(Refusal::BadOperation), -1000);
+        assert_eq!(errno(Refusal::AlreadySealed), -1);
+        assert_eq!(errno(Refusal::Fault), -14);
+    }
+
+    #[test]
+    fn a_vm_pins_what_its_cpu_has() {
+        let pinnable = |cr4| Vm::new(cr4).map(|vm| vm.cr4_pinnable);
+        assert_eq!(pinnable(0), Some(0));
+        assert_eq!(pinnable(!0), Some(crate::policy::pin::PINNABLE_CR4));
+    }
+}

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: GPL-2.0
+#![deny(unsafe_code)]
+
+//! The debugfs file `heki` of a VM: state, pins and ranges, one line each.
+//!
+//! Ranges are printed as guest physical addresses, the last one included, as `/proc/iomem` does.
+//! Locks: inside `kvm->srcu`.
+
+use crate::{
+    kvm::publish::Reader,
+    policy::map::PAGE_SHIFT,
+    vm::Vm, //
+};
+use kernel::{
+    seq_file::SeqFile,
+    seq_print, //
+};
+
+/// Prints the VM.
+pub(crate) fn show(vm: &Vm, reader: Reader<'_>, m: &SeqFile) {
+    seq_print!(m, "state {}\n", vm.state(reader).as_str());
+    let Some(seal) = vm.seal(reader) else {
+        return;
+    };
+    seq_print!(m, "exec {}\n", if seal.exec { "allow-list" } else { "free" });
+    seq_print!(m, "pin cr0 {:#x}\n", seal.pins.cr0);
+    seq_print!(m, "pin cr4 {:#x}\n", seal.pins.cr4);
+    for region in seal.regions.iter() {
+        seq_print!(
+            m,
+            "range {:#x}-{:#x} {} {}\n",
+            region.start << PAGE_SHIFT,
+            (region.end << PAGE_SHIFT).saturating_sub(1),
+            region.rights.as_str(),
+            region.kind_str(),
+        );
+    }
+}

@@ -1,0 +1,104 @@
+// SPDX-License-Identifier: GPL-2.0
+#![deny(unsafe_code)]
+
+//! The one place that reports: counts, traces, logs.
+//!
+//! Rooms decide, this tells. The log is rate-limited, because guests cause its lines; counters and
+//! tracepoints are not. Locks: none.
+
+use crate::{
+    kvm::vcpu::{
+        Asked,
+        Vcpu, //
+    },
+    policy::{
+        refusal::Refusal,
+        verdict::{
+            Access,
+            Reason,
+            Verdict,
+            Victim, //
+        },
+    },
+};
+use kernel::{
+    bindings,
+    ffi::c_long,
+    prelude::*, //
+};
+
+/// A QUERY was served.
+pub(crate) fn queried(vcpu: &Vcpu<'_>, ret: c_long) {
+    vcpu.count(bindings::KVM_HEKI_COUNT_QUERY);
+    vcpu.trace_query(ret);
+}
+
+/// A SEAL took effect or was refused.
+pub(crate) fn sealed(vcpu: &Vcpu<'_>, asked: Asked, outcome: Result<(), Refusal>, ret: c_long) {
+    let (counter, why) = match outcome {
+        Ok(()) => (bindings::KVM_HEKI_COUNT_SEAL, "sealed"),
+        Err(refusal) => (bindings::KVM_HEKI_COUNT_REFUSED, refusal.as_str()),
+    };
+    vcpu.count(counter);
+    vcpu.trace_seal(asked, why, ret);
+    // A success comes once until the VMM resets the VM.
+    if outcome.is_err() && !vcpu.log_allowed() {
+        return;
+    }
+    let pid = vcpu.pid();
+    match outcome {
+        Ok(()) => {
+            let Asked {
+                nr_ranges, nr_pins, ..
+            } = asked;
+            pr_info!("heki: VM of process {pid}: sealed, {nr_ranges} ranges, {nr_pins} pins\n")
+        }
+        Err(_) => pr_info!("heki: VM of process {pid}: seal refused: {why}\n"),
+    }
+}
+
+/// The guest was denied something.
+pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
+    let reason = reason_code(denial.reason);
+    let (counter, access) = match denial.access {
+        Access::Write => (
+            bindings::KVM_HEKI_COUNT_WRITE,
+            bindings::KVM_HEKI_ACCESS_WRITE,
+        ),
+        Access::Fetch => (
+            bindings::KVM_HEKI_COUNT_EXEC,
+            bindings::KVM_HEKI_ACCESS_FETCH,
+        ),
+        Access::Register => (bindings::KVM_HEKI_COUNT_CR, 0),
+    };
+    vcpu.count(counter);
+    match denial.victim {
+        Victim::Gfn(gfn) => vcpu.trace_deny(access, gfn, 0, 0, reason),
+        Victim::Register { reg, bits } => vcpu.trace_deny(0, 0, reg, bits, reason),
+    }
+    if vcpu.log_allowed() {
+        log_denial(vcpu.pid(), denial);
+    }
+}
+
+fn log_denial(pid: i32, denial: &Verdict) {
+    let access = denial.access.as_str();
+    let reason = denial.reason.as_str();
+    match denial.victim {
+        Victim::Gfn(gfn) => {
+            pr_info!("heki: VM of process {pid}: denied {access} of gfn {gfn:#x}: {reason}\n")
+        }
+        Victim::Register { reg, bits } => pr_info!(
+            "heki: VM of process {pid}: denied clearing bits {bits:#x} of CR{reg}: {reason}\n"
+        ),
+    }
+}
+
+fn reason_code(reason: Reason) -> u32 {
+    match reason {
+        Reason::Sealed => bindings::KVM_HEKI_REASON_SEALED,
+        Reason::NotExecutable => bindings::KVM_HEKI_REASON_NOT_EXECUTABLE,
+        Reason::PageWalk => bindings::KVM_HEKI_REASON_PAGE_WALK,
+        Reason::Pinned => bindings::KVM_HEKI_REASON_PINNED,
+    }
+}
