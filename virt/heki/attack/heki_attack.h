@@ -1,0 +1,102 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What the attacks share: the report, the judge, and the tools of an attacker
+ * who already runs code in the kernel. See main.c for the list.
+ *
+ * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c.
+ * Locks: one attack at a time, under the mutex of main.c.
+ */
+#ifndef _HEKI_ATTACK_H
+#define _HEKI_ATTACK_H
+
+#include <linux/types.h>
+
+enum attack_class {
+	ATTACK_WRITE,		/* must fail where writes are sealed */
+	ATTACK_EXEC,		/* must fail where execution is an allow-list */
+	ATTACK_CR,		/* must fail where the bit is pinned */
+	ATTACK_ALLOWED,		/* must work, sealed or not */
+};
+
+enum attack_outcome {
+	ATTACK_NOT_RUN,
+	ATTACK_SUCCEEDED,
+	ATTACK_DENIED,		/* an exception was seen and nothing changed */
+	ATTACK_ABSENT,		/* this machine lacks what would be attacked */
+	ATTACK_INCONCLUSIVE,
+};
+
+struct attack_report {
+	enum attack_outcome outcome;
+	unsigned int denials;	/* how many the host must have counted */
+	char detail[128];
+};
+
+struct attack {
+	const char *name;
+	enum attack_class class;
+	const char *what;
+	void (*run)(struct attack_report *report);
+};
+
+/* main.c */
+void attack_judge(struct attack_report *report, int trap, bool changed);
+__printf(3, 4)
+void attack_say(struct attack_report *report, enum attack_outcome outcome,
+		const char *fmt, ...);
+
+/**
+ * struct leaf - the entry that maps an address, at whatever level
+ * @entry:	the entry
+ * @old:	its value when it was found
+ * @addr:	the address
+ * @level:	enum pg_level
+ */
+struct leaf {
+	u64 *entry;
+	u64 old;
+	unsigned long addr;
+	unsigned int level;
+};
+
+/* tools.c */
+bool leaf_find(struct leaf *leaf, unsigned long addr);
+unsigned long leaf_size(const struct leaf *leaf);
+void leaf_edit(const struct leaf *leaf, u64 set, u64 clear);
+void leaf_restore(const struct leaf *leaf);
+void flush_here(unsigned long addr);
+void flush_everywhere(void);
+int try_write(u8 *addr, u8 value);
+int try_write_cr0(unsigned long value);
+int try_write_cr4(unsigned long value);
+int try_call(unsigned long addr, bool *ran);
+void payload_copy(void *to);
+int tools_init(void);
+void tools_exit(void);
+
+#define PAYLOAD_BYTES	10
+
+/* write.c */
+void attack_text_direct_map(struct attack_report *report);
+void attack_text_vmap(struct attack_report *report);
+void attack_text_split(struct attack_report *report);
+void attack_rodata(struct attack_report *report);
+void attack_ro_after_init(struct attack_report *report);
+void attack_module_text(struct attack_report *report);
+void attack_neighbour(struct attack_report *report);
+void neighbour_init(void);
+void neighbour_exit(void);
+
+/* exec.c */
+void attack_exec_vmalloc(struct attack_report *report);
+void attack_exec_data(struct attack_report *report);
+void attack_exec_user_alias(struct attack_report *report);
+void attack_exec_user_smep(struct attack_report *report);
+
+/* cr.c */
+void attack_cr0_wp(struct attack_report *report);
+void attack_cr4_smep(struct attack_report *report);
+void attack_cr4_smap(struct attack_report *report);
+void attack_cr4_umip(struct attack_report *report);
+
+#endif /* _HEKI_ATTACK_H */

@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the log says after the seal: each protection, held or not, and why not.
+//!
+//! Neighbours: called by [`seal`](crate::seal). Locks: none.
+
+#![deny(unsafe_code)]
+
+use kernel::prelude::*;
+
+use crate::{
+    abi,
+    pins::{
+        Registers,
+        BITS, //
+    },
+    ranges::Span,
+    require,
+    seal::Plan,
+    sections::Sections, //
+};
+
+/// The kinds of memory as the log names them.
+const KINDS: [(u32, &str); 6] = [
+    (abi::HEKI_KIND_TEXT, "text"),
+    (abi::HEKI_KIND_RODATA, "read-only data"),
+    (abi::HEKI_KIND_MODULE_TEXT, "module text"),
+    (abi::HEKI_KIND_MODULE_RODATA, "module read-only data"),
+    (abi::HEKI_KIND_IDT, "interrupt table"),
+    (abi::HEKI_KIND_TRAMPOLINE, "trampoline"),
+];
+
+/// Says what is held.
+pub(crate) fn sealed(plan: &Plan, sections: &Sections) {
+    for ((prot, name), offer) in require::NAMES.iter().zip(plan.offers()) {
+        match offer {
+            Ok(()) => pr_info!("{}: held: {}\n", name, promise(*prot)),
+            Err(why) => pr_warn!("{}: not held: {}\n", name, why),
+        }
+    }
+    if plan.write.is_ok() {
+        memory(&sections.spans);
+    }
+    if sections.writable_text != 0 {
+        pr_warn!(
+            "{} KiB are writable and executable: not sealed\n",
+            sections.writable_text >> 10
+        );
+    }
+    bits(&plan.registers);
+}
+
+fn promise(prot: u32) -> &'static str {
+    match prot {
+        abi::HEKI_PROT_WRITE => "text and read-only data cannot be written",
+        abi::HEKI_PROT_EXEC => "supervisor mode runs nothing but that text",
+        _ => "bits of CR0 and CR4 that this CPU has set stay set",
+    }
+}
+
+fn memory(spans: &[Span]) {
+    for (kind, name) in KINDS {
+        let kib = |exec| {
+            let wanted = |span: &&Span| span.kind == kind && span.exec == exec;
+            spans.iter().filter(wanted).map(Span::bytes).sum::<u64>() >> 10
+        };
+        pr_info!(
+            "sealed: {}: {} KiB R-X, {} KiB R--\n",
+            name,
+            kib(true),
+            kib(false)
+        );
+    }
+    pr_info!("sealed: {} ranges\n", spans.len());
+}
+
+fn bits(registers: &Registers) {
+    for bit in &BITS {
+        if registers.is_pinned(bit) {
+            pr_info!("{}: held\n", bit.name);
+        } else if registers.is_set(bit) {
+            pr_warn!("{}: not held: the host cannot\n", bit.name);
+        } else {
+            pr_info!("{}: not held: this CPU does not have it set\n", bit.name);
+        }
+    }
+}

@@ -1,0 +1,244 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The order of work: ask, check, bring to rest, refuse, seal, report.
+//!
+//! Everything that can be checked is checked before anything changes, so a load that fails for want of a protection
+//! leaves the kernel as it was.
+//!
+//! Neighbours: all the other rooms. Locks: none; everything here may sleep.
+
+#![deny(unsafe_code)]
+
+use kernel::prelude::*;
+use zerocopy::IntoBytes;
+
+use crate::{
+    abi,
+    ffi,
+    hypercall,
+    lifecycle::{
+        self,
+        Blocked, //
+    },
+    pins::{
+        Registers,
+        BITS,
+        CR4_SMEP, //
+    },
+    ranges::Span,
+    report,
+    require,
+    sections::{
+        self,
+        Sections, //
+    }, //
+};
+
+/// A protection that can be had, or why not.
+pub(crate) type Offer = core::result::Result<(), &'static str>;
+
+/// What to ask the host for.
+pub(crate) struct Plan {
+    /// Sealed memory cannot be written.
+    pub(crate) write: Offer,
+    /// Supervisor mode runs listed memory only.
+    pub(crate) exec: Offer,
+    /// The control-register bits that this CPU has set stay set.
+    pub(crate) cr: Offer,
+    /// Which bits those are.
+    pub(crate) registers: Registers,
+}
+
+/// Seals this kernel. `require` is the module's parameter.
+pub(crate) fn load(require: &[u8]) -> Result {
+    let required = require::parse(require)?;
+    let query = ask_host()?;
+    let plan = Plan::new(&query);
+    plan.check(required)?;
+    build(&plan, &sections::scan()?, &query)?;
+
+    lifecycle::settle_clock()?;
+    let blocked = Blocked::new()?;
+    let sections = lifecycle::settle_modules()?;
+    let mut request = build(&plan, &sections, &query)?;
+    hypercall::seal(&mut request).inspect_err(|err| {
+        pr_err!("the host refuses to seal this kernel ({:?})\n", err);
+    })?;
+
+    report::sealed(
+        &plan.confirmed(hypercall::query().map_or(0, |query| query.held)),
+        &sections,
+    );
+    blocked.keep();
+    Ok(())
+}
+
+/// Asks what the host offers.
+fn ask_host() -> Result<abi::Query> {
+    if !ffi::on_kvm() {
+        pr_err!("this kernel does not run under KVM; not sealed\n");
+        return Err(ENODEV);
+    }
+    let query = hypercall::query().inspect_err(|err| {
+        pr_err!(
+            "this host does not offer Heki to this guest ({:?}); not sealed\n",
+            err
+        );
+    })?;
+    if query.version != abi::HEKI_ABI_VERSION {
+        pr_err!(
+            "the host speaks version {} of the ABI and not {}; not sealed\n",
+            query.version,
+            abi::HEKI_ABI_VERSION
+        );
+        return Err(EPROTO);
+    }
+    match query.state {
+        abi::HEKI_STATE_OPEN => Ok(query),
+        abi::HEKI_STATE_SEALED => {
+            pr_err!("this guest is already sealed, until it is reset\n");
+            Err(EBUSY)
+        }
+        _ => {
+            pr_err!("the host has not enabled Heki for this guest; not sealed\n");
+            Err(ENODEV)
+        }
+    }
+}
+
+impl Plan {
+    fn new(query: &abi::Query) -> Self {
+        let registers = Registers::read(query);
+        let has = |prot| query.available & prot != 0;
+        let write = if has(abi::HEKI_PROT_WRITE) {
+            Ok(())
+        } else {
+            Err("the host does not offer it")
+        };
+        let exec = if !has(abi::HEKI_PROT_EXEC) {
+            Err("the host does not offer it: it has neither MBEC nor GMET")
+        } else if registers.mask(abi::HEKI_REG_CR4) & CR4_SMEP == 0 {
+            Err("CR4.SMEP is not held, so that user pages would run")
+        } else {
+            write
+        };
+        let cr = if !has(abi::HEKI_PROT_CR) {
+            Err("the host does not offer it")
+        } else if BITS
+            .iter()
+            .any(|bit| registers.is_set(bit) && !registers.is_pinned(bit))
+        {
+            Err("the host cannot hold every bit that this CPU has set")
+        } else {
+            Ok(())
+        };
+        Self {
+            write,
+            exec,
+            cr,
+            registers,
+        }
+    }
+
+    /// The protections in the order of [`require::NAMES`].
+    pub(crate) fn offers(&self) -> [Offer; 3] {
+        [self.write, self.exec, self.cr]
+    }
+
+    /// Fails if something is missing of what `required` says, or if there is nothing to seal at all.
+    fn check(&self, required: u32) -> Result {
+        let mut result = Ok(());
+        for ((prot, name), offer) in require::NAMES.iter().zip(self.offers()) {
+            if let (Err(why), true) = (offer, required & prot != 0) {
+                pr_err!("require={}: {}; not sealed\n", name, why);
+                result = Err(EOPNOTSUPP);
+            }
+        }
+        if self.write.is_err() && BITS.iter().all(|bit| !self.registers.is_pinned(bit)) {
+            pr_err!("the host offers no protection; not sealed\n");
+            result = Err(EOPNOTSUPP);
+        }
+        result
+    }
+
+    /// The plan, less what the host does not confirm in `held`.
+    fn confirmed(self, held: u32) -> Self {
+        let confirm = |prot, offer: Offer| {
+            offer.and(if held & prot != 0 {
+                Ok(())
+            } else {
+                Err("the host does not confirm it")
+            })
+        };
+        Self {
+            write: confirm(abi::HEKI_PROT_WRITE, self.write),
+            exec: confirm(abi::HEKI_PROT_EXEC, self.exec),
+            cr: confirm(abi::HEKI_PROT_CR, self.cr),
+            registers: self.registers,
+        }
+    }
+}
+
+/// Writes the request: header, ranges, pins.
+fn build(plan: &Plan, sections: &Sections, query: &abi::Query) -> Result<KVec<u8>> {
+    let mut ranges = KVec::new();
+    if plan.write.is_ok() {
+        for span in sections.spans.iter() {
+            ranges.push(to_wire(span), GFP_KERNEL)?;
+        }
+    }
+    let pins = pins(&plan.registers)?;
+    let header = abi::Seal {
+        version: abi::HEKI_ABI_VERSION,
+        flags: if plan.exec.is_ok() {
+            abi::HEKI_SEAL_EXEC
+        } else {
+            0
+        },
+        nr_ranges: ranges.len().try_into()?,
+        nr_pins: pins.len().try_into()?,
+    };
+
+    let mut request = KVec::new();
+    request.extend_from_slice(header.as_bytes(), GFP_KERNEL)?;
+    request.extend_from_slice(ranges.as_bytes(), GFP_KERNEL)?;
+    request.extend_from_slice(pins.as_bytes(), GFP_KERNEL)?;
+    if header.nr_ranges > query.max_ranges || request.len() > query.max_bytes as usize {
+        pr_err!(
+            "{} ranges in {} bytes, the host takes {} in {}; not sealed, load fewer modules before\n",
+            header.nr_ranges,
+            request.len(),
+            query.max_ranges,
+            query.max_bytes
+        );
+        return Err(E2BIG);
+    }
+    Ok(request)
+}
+
+fn to_wire(span: &Span) -> abi::Range {
+    abi::Range {
+        gpa: span.start,
+        len: span.bytes(),
+        rights: if span.exec { abi::HEKI_EXEC } else { 0 },
+        kind: span.kind,
+    }
+}
+
+fn pins(registers: &Registers) -> Result<KVec<abi::Pin>> {
+    let mut pins = KVec::new();
+    for reg in [abi::HEKI_REG_CR0, abi::HEKI_REG_CR4] {
+        let mask = registers.mask(reg);
+        if mask != 0 {
+            pins.push(
+                abi::Pin {
+                    reg,
+                    reserved: 0,
+                    mask,
+                },
+                GFP_KERNEL,
+            )?;
+        }
+    }
+    Ok(pins)
+}

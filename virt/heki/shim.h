@@ -1,0 +1,76 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * The C half of heki_guest: inline functions, macros and alternatives of the
+ * kernel that Rust cannot reach. No decision is made here.
+ *
+ * Neighbours: ffi.rs declares the same functions for Rust; keep both in step.
+ * Locks: none of its own.
+ */
+#ifndef _HEKI_GUEST_SHIM_H
+#define _HEKI_GUEST_SHIM_H
+
+#include <linux/types.h>
+
+/**
+ * struct heki_leaf - what one page-table entry maps
+ * @phys:	first byte of the page, if present
+ * @size:	bytes that the entry, or the hole, spans
+ * @present:	the hardware would use the entry
+ * @writable:	it allows writes
+ * @executable: it allows execution
+ */
+struct heki_leaf {
+	u64 phys;
+	u64 size;
+	bool present;
+	bool writable;
+	bool executable;
+};
+
+/**
+ * struct heki_areas - where the kernel keeps what may be sealed
+ * @image:	first byte of the kernel image mapping
+ * @modules:	first byte after it and of the module area
+ * @modules_end: first byte after that
+ * @low:	the direct map of address 0
+ * @low_end:	the direct map of 1 MiB
+ */
+struct heki_areas {
+	u64 image;
+	u64 modules;
+	u64 modules_end;
+	u64 low;
+	u64 low_end;
+};
+
+/**
+ * struct heki_clock - the clocksource in use
+ * @early:	it is one that the kernel means to replace
+ * @changes:	how often it was changed, modulo 256
+ */
+struct heki_clock {
+	bool early;
+	u8 changes;
+};
+
+bool heki_shim_on_kvm(void);
+long heki_shim_hypercall(u64 op, u64 gpa, u64 len);
+u64 heki_shim_gpa(const void *ptr);
+u64 heki_shim_idt(void);
+void heki_shim_areas(struct heki_areas *areas);
+void heki_shim_leaf(u64 addr, struct heki_leaf *leaf);
+u64 heki_shim_cr0(void);
+u64 heki_shim_cr4(void);
+void heki_shim_clock(struct heki_clock *clock);
+void heki_shim_quiesce(void);
+bool heki_shim_modules_settled(void);
+int heki_shim_sysctl(const char *path, const char *value);
+bool heki_shim_crash_kernel(void);
+int heki_shim_block(void);
+void heki_shim_unblock(void);
+bool heki_shim_stop_efi(void);
+
+/* heki_guest_main.rs */
+int heki_guest_load(const char *require);
+
+#endif /* _HEKI_GUEST_SHIM_H */
