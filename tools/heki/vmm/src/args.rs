@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The command line: what may be asked for, and a clear word where it may not.
+//!
+//! What needs the kernel image or the host to be judged is judged in `boot.rs` and `vm.rs`. Locks: none.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+
+use crate::memory::MIB;
+
+/// Boots an x86-64 Linux bzImage under KVM, with its serial console on standard input and output.
+///
+/// Exit status: 0 when the guest resets or powers off, 128 + N when ended by signal N (130 for Ctrl-C), 2 for wrong usage,
+/// 1 for everything else, with one line that says why.
+#[derive(Parser, Debug)]
+#[command(name = "heki-vmm", version)]
+pub(crate) struct Args {
+    /// Kernel image (bzImage)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: PathBuf,
+
+    /// Initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+
+    /// Kernel command line
+    #[arg(long, value_name = "TEXT", default_value = "console=ttyS0")]
+    pub(crate) cmdline: String,
+
+    /// Number of vCPUs
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_cpus)]
+    pub(crate) cpus: u32,
+
+    /// Guest memory in MiB, or with a suffix: 256, 512M, 2G
+    #[arg(long, value_name = "SIZE", default_value = "256", value_parser = parse_memory)]
+    pub(crate) memory: u64,
+
+    /// Opt the guest in to Heki, so that it may seal itself
+    #[arg(long)]
+    pub(crate) heki: bool,
+
+    /// Start the guest again when it resets, instead of exiting
+    #[arg(long)]
+    pub(crate) reboot: bool,
+
+    /// Like --reboot, but exit at the reset that follows N reboots
+    #[arg(long, value_name = "N")]
+    pub(crate) reboots: Option<u64>,
+}
+
+impl Args {
+    /// Whether any guest reset leads to a reboot.
+    pub(crate) fn may_reboot(&self) -> bool {
+        self.reboot_allowed(0)
+    }
+
+    /// Whether a guest that was rebooted `nr_done` times may be rebooted again.
+    pub(crate) fn reboot_allowed(&self, nr_done: u64) -> bool {
+        match self.reboots {
+            Some(limit) => nr_done < limit,
+            None => self.reboot,
+        }
+    }
+}
+
+fn parse_cpus(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(0) => Err("a guest needs at least one vCPU".into()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("not a number of vCPUs".into()),
+    }
+}
+
+fn parse_memory(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.strip_suffix(['M', 'm']) {
+        Some(digits) => (digits, MIB),
+        None => match text.strip_suffix(['G', 'g']) {
+            Some(digits) => (digits, 1024 * MIB),
+            None => (text, MIB),
+        },
+    };
+    let count: u64 = digits
+        .parse()
+        .map_err(|_| "not a size; write MiB as 256 or 256M, GiB as 2G".to_string())?;
+    match count.checked_mul(unit) {
+        Some(0) => Err("a guest needs memory".into()),
+        Some(bytes) if i64::try_from(bytes).is_ok() => Ok(bytes),
+        _ => Err("larger than any address space".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Args, String> {
+        let words = ["heki-vmm", "--kernel", "k"].iter().chain(words);
+        Args::try_parse_from(words).map_err(|error| error.to_string())
+    }
+
+    fn refusal(words: &[&str]) -> String {
+        parse(words).expect_err("must be refused")
+    }
+
+    #[test]
+    fn definition_is_sound() {
+        use clap::CommandFactory;
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn kernel_is_required() {
+        let error = Args::try_parse_from(["heki-vmm"]).expect_err("must be refused");
+        assert!(error.to_string().contains("--kernel"));
+    }
+
+    #[test]
+    fn wrong_values_are_explained() {
+        assert!(refusal(&["--cpus", "0"]).contains("at least one vCPU"));
+        assert!(refusal(&["--cpus", "two"]).contains("not a number of vCPUs"));
+        assert!(refusal(&["--memory", "0"]).contains("needs memory"));
+        assert!(refusal(&["--memory", "1T"]).contains("not a size"));
+        assert!(refusal(&["--memory", "-1"]).contains("unexpected"));
+        assert!(refusal(&["--memory", "18446744073709551615G"]).contains("larger"));
+        assert!(refusal(&["--memory", "8796093022208"]).contains("larger"));
+        assert!(refusal(&["--reboots", "x"]).contains("invalid"));
+        assert!(refusal(&["stray"]).contains("stray"));
+    }
+
+    #[test]
+    fn sizes() {
+        for (text, mib) in [("256", 256), ("512M", 512), ("3m", 3), ("2G", 2048), ("1g", 1024)] {
+            assert_eq!(parse(&["--memory", text]).unwrap().memory, mib * MIB);
+        }
+    }
+
+    #[test]
+    fn reboots_are_bounded() {
+        let never = parse(&[]).unwrap();
+        assert!(!never.may_reboot());
+        let always = parse(&["--reboot"]).unwrap();
+        assert!(always.reboot_allowed(u64::MAX));
+        let twice = parse(&["--reboots", "2"]).unwrap();
+        assert!(twice.may_reboot() && twice.reboot_allowed(1) && !twice.reboot_allowed(2));
+        assert!(!parse(&["--reboot", "--reboots", "0"]).unwrap().may_reboot());
+    }
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! heki-vmm: a small virtual machine monitor that can opt its guest in to Heki.
+//!
+//! Parses the command line ([`args`]), builds the machine ([`vm`]) and turns the end of the run ([`exit`]) into an exit
+//! status. Locks: none here; `devices.rs` names the only one.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+mod acpi;
+mod args;
+mod boot;
+mod console;
+mod cpuid;
+mod devices;
+mod exit;
+mod heki;
+mod memory;
+mod vcpu;
+mod vm;
+
+use std::process::ExitCode;
+
+use args::Args;
+use clap::Parser;
+use exit::{
+    End,
+    Error, //
+};
+use vm::Vm;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(&args) {
+        Ok(end) => {
+            eprintln!("heki-vmm: {end}");
+            end.exit_code()
+        }
+        Err(error) => {
+            eprintln!("heki-vmm: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the guest, through as many reboots as were asked for.
+fn run(args: &Args) -> Result<End, Error> {
+    let signals = console::Signals::catch()?;
+    let mut vm = Vm::new(args)?;
+    let terminal = console::Terminal::raw()?;
+    let mut nr_reboots = 0;
+    loop {
+        let end = vm.run(&signals)?;
+        match &end {
+            End::Reset(cause) if args.reboot_allowed(nr_reboots) => {
+                nr_reboots += 1;
+                console::note(&terminal, &format!("{cause}, reboot {nr_reboots}"));
+                vm.reset()?;
+            }
+            _ => return Ok(end),
+        }
+    }
+}

@@ -1,0 +1,438 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The machine: what KVM is asked for and in which order, the threads, and the reset.
+//!
+//! The main thread owns [`Vm`] and waits for signals, input and reports; each vCPU has a thread (`vcpu.rs`) while the guest
+//! runs. Both share [`Shared`]. Locks: the devices' and the report's, never both at once.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{
+    AtomicBool,
+    Ordering, //
+};
+use std::sync::{
+    Arc,
+    Mutex,
+    MutexGuard,
+    PoisonError,
+    TryLockError, //
+};
+use std::thread::{
+    self,
+    JoinHandle, //
+};
+
+use kvm_bindings::{
+    kvm_clock_data,
+    kvm_irqchip,
+    kvm_pit_config,
+    kvm_pit_state2,
+    KVM_MAX_CPUID_ENTRIES,
+    KVM_PIT_SPEAKER_DUMMY, //
+};
+use kvm_ioctls::{
+    Cap,
+    Kvm,
+    VmFd, //
+};
+use nix::poll::{
+    poll,
+    PollFd,
+    PollFlags,
+    PollTimeout, //
+};
+use nix::sys::eventfd::{
+    EfdFlags,
+    EventFd, //
+};
+use vmm_sys_util::signal::Killable;
+
+use crate::acpi;
+use crate::args::Args;
+use crate::boot::Boot;
+use crate::console::{
+    Delay,
+    Input,
+    Output,
+    Signals, //
+};
+use crate::cpuid::{
+    self,
+    Topology, //
+};
+use crate::devices::{
+    Devices,
+    SERIAL_IRQ, //
+};
+use crate::exit::{
+    End,
+    Error, //
+};
+use crate::heki::Heki;
+use crate::memory::{
+    self,
+    Memory,
+    KVM_IDENTITY_MAP,
+    KVM_TSS, //
+};
+use crate::vcpu::{
+    self,
+    Report,
+    Vcpu, //
+};
+
+/// A virtual machine, running or not.
+pub(crate) struct Vm {
+    fd: VmFd,
+    heki: Option<Heki>,
+    boot: Boot,
+    vcpus: Vec<Vcpu>,
+    chips: Option<Box<Chips>>,
+    input: Input,
+    delay: Delay,
+    shared: Arc<Shared>,
+}
+
+/// What the main thread and the vCPU threads share.
+pub(crate) struct Shared {
+    /// Lives at least as long as any vCPU that runs in it.
+    memory: Memory,
+    devices: Mutex<Devices>,
+    stop: AtomicBool,
+    report: Mutex<Option<Report>>,
+    /// Wakes the main thread.
+    wake: Arc<EventFd>,
+}
+
+/// State of the devices inside KVM.
+struct Chips {
+    irq: [kvm_irqchip; 3],
+    pit: kvm_pit_state2,
+}
+
+impl Vm {
+    /// Builds the machine and loads the kernel.
+    pub(crate) fn new(args: &Args) -> Result<Self, Error> {
+        let boot = Boot::open(args)?;
+        let kvm = open_kvm()?;
+        check_cpus(&kvm, args.cpus)?;
+        let memory = memory::allocate(args.memory)?;
+        let fd = create_vm(&kvm)?;
+        let heki = match args.heki {
+            true => Some(Heki::enable(&fd)?),
+            false => None,
+        };
+        memory::register(&fd, &memory)?;
+        let vcpus = create_vcpus(&kvm, &fd, args)?;
+        let chips = match args.may_reboot() {
+            true => Some(Box::new(Chips::save(&fd)?)),
+            false => None,
+        };
+        let output = Output::stdout().map_err(Error::os("open standard output"))?;
+        let delay = output.delay();
+        let mut vm = Vm {
+            shared: Arc::new(Shared::new(&fd, memory, output)?),
+            fd,
+            heki,
+            boot,
+            vcpus,
+            chips,
+            input: Input::open(),
+            delay,
+        };
+        vm.load()?;
+        Ok(vm)
+    }
+
+    fn load(&mut self) -> Result<(), Error> {
+        let entry = self.boot.load(&self.shared.memory)?;
+        self.vcpus.iter().try_for_each(|vcpu| vcpu.prepare(entry))
+    }
+
+    /// Runs the guest until something ends it.
+    pub(crate) fn run(&mut self, signals: &Signals) -> Result<End, Error> {
+        vcpu::prepare_kicks()?;
+        self.shared.clear();
+        let threads = self.start()?;
+        let end = self.wait(signals);
+        if matches!(end, Ok(End::Signal(_))) {
+            // No waiting for a thread that may be stuck on the output: the process is about to end, and takes it along.
+            let _ = self.flush();
+            return end;
+        }
+        self.stop(threads)?;
+        self.shared.devices().flush().map_err(Error::os("write the guest's output"))?;
+        end
+    }
+
+    /// Back to the state after power-on, with the kernel loaded anew. Only when the guest is not running.
+    pub(crate) fn reset(&mut self) -> Result<(), Error> {
+        // First, for what was sealed may be neither cleared nor loaded over.
+        if let Some(heki) = &self.heki {
+            heki.reset()?;
+        }
+        memory::clear(&self.shared.memory)?;
+        self.shared.devices().reset().map_err(Error::os("reset the devices"))?;
+        self.vcpus.iter().try_for_each(Vcpu::restore)?;
+        if let Some(chips) = &self.chips {
+            chips.restore(&self.fd)?;
+        }
+        let clock = kvm_clock_data::default();
+        self.fd.set_clock(&clock).map_err(Error::kvm("reset the clock"))?;
+        self.load()
+    }
+
+    /// Gives each vCPU a thread.
+    fn start(&mut self) -> Result<Vec<JoinHandle<Vcpu>>, Error> {
+        let mut threads = Vec::new();
+        for (index, mut vcpu) in self.vcpus.drain(..).enumerate() {
+            let shared = self.shared.clone();
+            let body = move || {
+                let _guard = ReportPanic(&shared);
+                vcpu.run(&shared);
+                vcpu
+            };
+            let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(body);
+            threads.push(thread.map_err(Error::os("start a thread"))?);
+        }
+        Ok(threads)
+    }
+
+    /// Takes the vCPUs out of the guest and their threads home.
+    fn stop(&mut self, threads: Vec<JoinHandle<Vcpu>>) -> Result<(), Error> {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        for thread in &threads {
+            // Fails only for a thread that has ended by itself.
+            let _ = thread.kill(vcpu::kick_signal());
+        }
+        for thread in threads {
+            self.vcpus.push(thread.join().map_err(|_| Error::Panic)?);
+        }
+        Ok(())
+    }
+
+    /// The main thread's life while the guest runs.
+    fn wait(&mut self, signals: &Signals) -> Report {
+        loop {
+            let ready = self.poll(signals).map_err(Error::os("wait for events"))?;
+            if let Some(signal) = ready.signal.then(|| signals.take()).flatten() {
+                return Ok(End::Signal(signal));
+            }
+            if ready.wake {
+                self.shared.rest();
+                if let Some(report) = self.shared.take_report() {
+                    return report;
+                }
+            }
+            if ready.delay {
+                self.delay.rest();
+                self.flush().map_err(Error::os("write the guest's output"))?;
+            }
+            if ready.input {
+                self.pass_input();
+            }
+        }
+    }
+
+    fn poll(&self, signals: &Signals) -> nix::Result<Ready> {
+        let wanted = |fd| PollFd::new(fd, PollFlags::POLLIN);
+        let mut fds = vec![
+            wanted(signals.as_fd()),
+            wanted(self.shared.wake.as_fd()),
+            wanted(self.delay.as_fd()),
+        ];
+        // Without room, we are woken when there is some.
+        if self.devices_now().is_some_and(|mut devices| devices.input_room() > 0) {
+            fds.extend(self.input.fd().map(wanted));
+        }
+        match poll(&mut fds, PollTimeout::NONE) {
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+        let ready = |index: usize| fds.get(index).and_then(PollFd::any).unwrap_or(false);
+        Ok(Ready {
+            signal: ready(0),
+            wake: ready(1),
+            delay: ready(2),
+            input: ready(3),
+        })
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        match self.devices_now() {
+            Some(mut devices) => devices.flush(),
+            None => Ok(()),
+        }
+    }
+
+    fn pass_input(&mut self) {
+        let mut buffer = [0; 64];
+        let room = self.devices_now().map_or(0, |mut devices| devices.input_room());
+        let bytes = match buffer.get_mut(..room.min(64)) {
+            Some(free) if !free.is_empty() => self.input.read(free),
+            _ => return,
+        };
+        // Only this thread adds input, so that the room is still there.
+        self.shared.devices().input(bytes);
+    }
+
+    /// The devices, unless a vCPU holds them: it may be stuck on the output, and this thread must go on hearing signals.
+    /// Then we are woken for another try.
+    fn devices_now(&self) -> Option<MutexGuard<'_, Devices>> {
+        let devices = self.shared.try_devices();
+        if devices.is_none() {
+            // Fails only for a time that is out of range.
+            let _ = self.delay.start();
+        }
+        devices
+    }
+}
+
+/// What the main thread was woken for.
+struct Ready {
+    signal: bool,
+    wake: bool,
+    delay: bool,
+    input: bool,
+}
+
+impl Shared {
+    fn new(vm: &VmFd, memory: Memory, output: Output) -> Result<Self, Error> {
+        let irq = vmm_sys_util::eventfd::EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+        let irq = irq.map_err(Error::os("create an event"))?;
+        vm.register_irqfd(&irq, SERIAL_IRQ).map_err(Error::kvm("wire an interrupt"))?;
+        let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
+        let wake = Arc::new(wake.map_err(Error::os("create an event"))?);
+        Ok(Shared {
+            memory,
+            devices: Mutex::new(Devices::new(irq, wake.clone(), output)),
+            stop: AtomicBool::new(false),
+            report: Mutex::new(None),
+            wake,
+        })
+    }
+
+    /// The devices. A thread that panicked with them leaves them usable: nothing in them spans two calls.
+    pub(crate) fn devices(&self) -> MutexGuard<'_, Devices> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn try_devices(&self) -> Option<MutexGuard<'_, Devices>> {
+        match self.devices.try_lock() {
+            Ok(devices) => Some(devices),
+            Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
+    }
+
+    /// Whether the vCPUs shall leave the guest.
+    pub(crate) fn stopping(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+
+    /// Tells the main thread how the run ended. The first report counts.
+    pub(crate) fn report(&self, report: Report) {
+        self.locked_report().get_or_insert(report);
+        // Fails only when the count is full, and then the main thread is awake.
+        let _ = self.wake.write(1);
+    }
+
+    fn take_report(&self) -> Option<Report> {
+        self.locked_report().take()
+    }
+
+    fn locked_report(&self) -> MutexGuard<'_, Option<Report>> {
+        self.report.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Before a run: forgets the last one.
+    fn clear(&self) {
+        self.stop.store(false, Ordering::SeqCst);
+        self.take_report();
+    }
+
+    /// After a wake-up: sleeps again at the next wait.
+    fn rest(&self) {
+        // Fails only when nobody has woken us.
+        let _ = self.wake.read();
+    }
+}
+
+/// Reports a thread that panics, which would otherwise leave the guest silently without one vCPU.
+struct ReportPanic<'a>(&'a Shared);
+
+impl Drop for ReportPanic<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.report(Err(Error::Panic));
+        }
+    }
+}
+
+impl Chips {
+    fn save(vm: &VmFd) -> Result<Self, Error> {
+        let mut irq = [kvm_irqchip::default(); 3];
+        for (chip_id, chip) in (0..).zip(&mut irq) {
+            chip.chip_id = chip_id;
+            vm.get_irqchip(chip).map_err(Error::kvm("read an interrupt controller"))?;
+        }
+        let pit = vm.get_pit2().map_err(Error::kvm("read the timer"))?;
+        Ok(Chips { irq, pit })
+    }
+
+    fn restore(&self, vm: &VmFd) -> Result<(), Error> {
+        for chip in &self.irq {
+            vm.set_irqchip(chip).map_err(Error::kvm("reset an interrupt controller"))?;
+        }
+        vm.set_pit2(&self.pit).map_err(Error::kvm("reset the timer"))
+    }
+}
+
+fn open_kvm() -> Result<Kvm, Error> {
+    let kvm = Kvm::new().map_err(Error::OpenKvm)?;
+    let wanted = [
+        (Cap::Irqchip, "interrupt controllers"),
+        (Cap::Pit2, "the timer"),
+        (Cap::SetTssAddr, "KVM_SET_TSS_ADDR"),
+        (Cap::ImmediateExit, "immediate exits"),
+        (Cap::VcpuEvents, "KVM_GET_VCPU_EVENTS"),
+    ];
+    match wanted.into_iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+        Some((_, name)) => Err(Error::MissingCapability(name)),
+        None => Ok(kvm),
+    }
+}
+
+fn check_cpus(kvm: &Kvm, asked: u32) -> Result<(), Error> {
+    let max = kvm.get_max_vcpus().min(kvm.get_max_vcpu_id());
+    let max = u32::try_from(max).map_or(acpi::MAX_CPUS, |max| max.min(acpi::MAX_CPUS));
+    if asked > max {
+        return Err(Error::TooManyCpus { asked, max });
+    }
+    Ok(())
+}
+
+/// A VM with interrupt controllers and timer, no memory and no vCPUs.
+fn create_vm(kvm: &Kvm) -> Result<VmFd, Error> {
+    let vm = kvm.create_vm().map_err(Error::kvm("create a VM"))?;
+    vm.set_identity_map_address(KVM_IDENTITY_MAP).map_err(Error::kvm("place its identity map"))?;
+    vm.set_tss_address(KVM_TSS as usize).map_err(Error::kvm("place its TSS"))?;
+    vm.create_irq_chip().map_err(Error::kvm("create interrupt controllers"))?;
+    let pit = kvm_pit_config {
+        flags: KVM_PIT_SPEAKER_DUMMY,
+        ..Default::default()
+    };
+    vm.create_pit2(pit).map_err(Error::kvm("create a timer"))?;
+    Ok(vm)
+}
+
+fn create_vcpus(kvm: &Kvm, vm: &VmFd, args: &Args) -> Result<Vec<Vcpu>, Error> {
+    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("list CPUID"))?;
+    let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
+    let create = |id| {
+        let topology = Topology { id, count: args.cpus };
+        let cpuid = cpuid::for_vcpu(supported.as_slice(), topology, tsc_deadline);
+        Vcpu::new(kvm, vm, id, &cpuid, args.may_reboot())
+    };
+    (0..args.cpus).map(create).collect()
+}
