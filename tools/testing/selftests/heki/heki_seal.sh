@@ -1,0 +1,109 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=dash
+#
+# Loading heki_guest: what is refused and with which words, and the seal itself.
+#
+#   heki_seal.sh none     the host has no Heki for this guest
+#   heki_seal.sh sealed   it has; the kernel is sealed afterwards, until it reboots
+#
+# Skipped without an argument: a seal is nothing to do to a machine unasked.
+
+count=0
+failed=0
+
+ok() {
+	count=$((count + 1))
+	echo "ok $count $1"
+}
+
+not_ok() {
+	count=$((count + 1))
+	failed=$((failed + 1))
+	echo "not ok $count $1"
+}
+
+skip() {
+	count=$((count + 1))
+	echo "ok $count $1 # SKIP $2"
+}
+
+# check NAME COMMAND...: ok if the command succeeds.
+check() {
+	local name="$1"
+	shift
+	if "$@"; then ok "$name"; else not_ok "$name"; fi
+}
+
+# try PARAMS...: load heki_guest; $error holds what modprobe said.
+try() {
+	error=$(modprobe heki_guest "$@" 2>&1)
+}
+
+loaded() { [ -d /sys/module/heki_guest ]; }
+log_has() { dmesg | grep -q "heki: .*$1"; }
+
+# refused NAME ERROR MESSAGE PARAMS...: loading fails so, and nothing is sealed.
+refused() {
+	local name="$1" wanted="$2" message="$3"
+	shift 3
+	if try "$@" || loaded; then
+		not_ok "$name, errno: it was loaded"
+		return
+	fi
+	case $error in
+	*"$wanted"*) ok "$name, errno: $wanted" ;;
+	*) not_ok "$name, errno: modprobe says $error" ;;
+	esac
+	check "$name, message" log_has "$message"
+}
+
+# Whether a write to kernel text still goes through.
+unsealed() {
+	/heki/heki_attacks.sh text-vmap | grep -q '^attack: text-vmap: succeeded'
+}
+
+no_host() {
+	refused "unknown word" "Invalid argument" "unknown word" require=write,bogus
+	refused "no host" "No such device" "not sealed"
+	check "modules can still be loaded" [ "$(cat /proc/sys/kernel/modules_disabled)" = 0 ]
+	check "nothing is sealed" unsealed
+}
+
+held() { log_has "$1: held"; }
+held_or_why() { log_has "$1: held" || log_has "$1: not held: ."; }
+
+seal() {
+	refused "unknown word" "Invalid argument" "unknown word" require=write,bogus
+	check "nothing is sealed by that" unsealed
+	if try require=write,exec,cr; then
+		ok "sealed with require=write,exec,cr"
+		check "exec is held" held exec
+	else
+		check "require=write,exec,cr is refused with a reason" log_has "require=.*; not sealed"
+		check "its errno" test "${error%Operation not supported*}" != "$error"
+		check "nothing is sealed by that either" unsealed
+		check "sealed without" try
+	fi
+	check "loaded" loaded
+	for protection in write exec cr; do
+		check "the log says what became of $protection" held_or_why $protection
+	done
+	for bit in CR0.WP CR4.SMEP CR4.SMAP CR4.UMIP; do
+		check "the log says what became of $bit" held_or_why $bit
+	done
+	check "the log says what is refused" log_has "refused from now on"
+}
+
+case ${1:-} in
+none) test_run=no_host ;;
+sealed) test_run=seal ;;
+*)
+	echo "1..0 # SKIP it seals the kernel: say none or sealed"
+	exit 4
+	;;
+esac
+echo "TAP version 13"
+$test_run
+echo "1..$count"
+[ $failed = 0 ]

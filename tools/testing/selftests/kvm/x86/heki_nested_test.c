@@ -1,0 +1,440 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * A guest that is a hypervisor (L1) seals itself; its own guest (L2) writes what
+ * L1 sealed, with and without nested paging, and what L1 lends the CPU for its
+ * nested state (VMCS, VMCB, host state) is no way around either.
+ *
+ * The host side drives: one call sets L2 up, one call runs it once, and between
+ * them L1 seals. L2 does the same attack each time it runs.
+ */
+#include "kvm_test_harness.h"
+#include "heki.h"
+#include "svm_util.h"
+#include "vmx.h"
+
+#define SEALED		0
+#define OPEN		1
+#define READ_ONLY	4
+#define USER		5
+
+#define L2_FAILED	0xdeadull	/* L2 did not come back the way it should */
+
+/* What L2 does, and what came of it. The guest's copy is the one in use. */
+static struct {
+	u64 (*fn)(u64 *arg);
+	u64 arg[HEKI_NR_ARGS];
+	u64 ret;
+	u64 launched;
+} l2;
+
+static void back_to_l1(void)
+{
+	if (host_cpu_is_amd_compatible)
+		vmmcall();
+	else
+		vmcall();
+}
+
+static void l2_main(void)
+{
+	for (;;) {
+		l2.ret = l2.fn(l2.arg);
+		back_to_l1();
+	}
+}
+
+/* arg[0]: struct vmx_pages or struct svm_test_data */
+static u64 guest_set_l2_up(u64 *arg)
+{
+	if (host_cpu_is_amd_compatible) {
+		generic_svm_setup((void *)arg[0], l2_main);
+		return 0;
+	}
+	GUEST_ASSERT(prepare_for_vmx_operation((void *)arg[0]));
+	GUEST_ASSERT(load_vmcs((void *)arg[0]));
+	prepare_vmcs((void *)arg[0], l2_main);
+	return 0;
+}
+
+/* VMCALL and VMMCALL are three bytes long. */
+static bool run_l2_vmx(void)
+{
+	int failed = l2.launched ? vmresume() : vmlaunch();
+
+	l2.launched = true;
+	return !failed && vmreadz(VM_EXIT_REASON) == EXIT_REASON_VMCALL &&
+	       !vmwrite(GUEST_RIP, vmreadz(GUEST_RIP) + 3);
+}
+
+static bool run_l2_svm(struct svm_test_data *svm)
+{
+	run_guest(svm->vmcb, svm->vmcb_gpa);
+	svm->vmcb->save.rip += 3;
+	return svm->vmcb->control.exit_code == SVM_EXIT_VMMCALL;
+}
+
+/* arg[0] as above; what L2's function returned. */
+static u64 guest_run_l2(u64 *arg)
+{
+	bool ok = host_cpu_is_amd_compatible ? run_l2_svm((void *)arg[0]) : run_l2_vmx();
+
+	return ok ? l2.ret : L2_FAILED;
+}
+
+/*
+ * On the host
+ */
+
+struct l1 {
+	struct heki_vm h;
+	gva_t nested;
+};
+
+static u64 run_l2(struct l1 *l1, u64 (*fn)(u64 *arg), u64 arg0, u64 arg1)
+{
+	typeof(l2) *guest_l2 = addr_gva2hva(l1->h.vm, (gva_t)&l2);
+
+	guest_l2->fn = fn;
+	guest_l2->arg[0] = arg0;
+	guest_l2->arg[1] = arg1;
+	return heki_call(l1->h.vcpu[0], guest_run_l2, l1->nested);
+}
+
+static u64 l2_write(struct l1 *l1, u64 nr)
+{
+	return run_l2(l1, guest_write, HEKI_PAGE(nr), HEKI_ATTACK);
+}
+
+enum paging { SHARED, NESTED, NESTED_LARGE };
+
+static bool has_1g_pages(void)
+{
+	return host_cpu_is_intel || kvm_cpu_has(X86_FEATURE_GBPAGES);
+}
+
+/* Why the VM cannot be made, if it cannot. */
+static const char *obstacle(enum paging paging)
+{
+	if (!kvm_cpu_has(X86_FEATURE_VMX) && !kvm_cpu_has(X86_FEATURE_SVM))
+		return "no nested virtualization";
+	if (paging != SHARED && !kvm_cpu_has_tdp())
+		return "no nested paging";
+	if (paging == NESTED_LARGE && !has_1g_pages())
+		return "no pages of 1 GiB in nested paging";
+	return NULL;
+}
+
+static void map_pages(struct heki_vm *h)
+{
+	*vm_get_pte(h->vm, heki_map_alias(h, READ_ONLY)) &= ~PTE_WRITABLE_MASK(&h->vm->mmu);
+	heki_map_user(h, heki_map_alias(h, USER));
+	heki_put_code(h, HEKI_PAGE(USER));
+	heki_poke(h, HEKI_PAGE(SEALED), HEKI_CALM);
+	heki_poke(h, HEKI_PAGE(OPEN), HEKI_CALM);
+}
+
+/* L1 maps all it has for L2, at the same addresses. */
+static void map_for_l2(struct heki_vm *h, enum paging paging)
+{
+	if (paging == SHARED)
+		return;
+	tdp_identity_map_default_memslots(h->vm);
+	if (paging == NESTED_LARGE)
+		tdp_identity_map_1g(h->vm, HEKI_TEST_GPA, PG_SIZE_1G);
+	else
+		tdp_map(h->vm, HEKI_TEST_GPA, HEKI_TEST_GPA, 16 * PAGE_SIZE);
+}
+
+static void create_l1(struct l1 *l1, enum paging paging)
+{
+	struct heki_vm *h = &l1->h;
+
+	__heki_vm_create(h, 1, HEKI_VM_NESTED, VM_MEM_SRC_ANONYMOUS);
+	if (paging != SHARED)
+		vm_enable_tdp(h->vm);
+	if (kvm_cpu_has(X86_FEATURE_VMX))
+		vcpu_alloc_vmx(h->vm, &l1->nested);
+	else
+		vcpu_alloc_svm(h->vm, &l1->nested);
+	map_pages(h);
+	map_for_l2(h, paging);
+	/* Before L2 is set up, as its registers are copies. */
+	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
+	heki_guest_enable_cr4(h->vcpu[0], X86_CR4_SMEP);
+	heki_call(h->vcpu[0], guest_set_l2_up, l1->nested);
+}
+
+/*
+ * Memory
+ */
+
+FIXTURE(l2) {
+	struct l1 l1;
+};
+
+FIXTURE_VARIANT(l2) {
+	enum paging paging;
+};
+
+FIXTURE_VARIANT_ADD(l2, shared_paging) { .paging = SHARED };
+FIXTURE_VARIANT_ADD(l2, nested_paging) { .paging = NESTED };
+FIXTURE_VARIANT_ADD(l2, nested_paging_1g) { .paging = NESTED_LARGE };
+
+FIXTURE_SETUP(l2)
+{
+	const char *why = obstacle(variant->paging);
+
+	if (why)
+		SKIP(return, "%s", why);
+	create_l1(&self->l1, variant->paging);
+}
+
+FIXTURE_TEARDOWN(l2)
+{
+	heki_vm_free(&self->l1.h);
+}
+
+HEKI_TEST(l2, cannot_write_what_l1_sealed)
+{
+	struct l1 *l1 = &self->l1;
+
+	heki_seal_page(&l1->h, SEALED);
+	EXPECT_EQ(GP_VECTOR, l2_write(l1, SEALED));
+	EXPECT_EQ(HEKI_CALM, heki_peek(&l1->h, HEKI_PAGE(SEALED)));
+	EXPECT_EQ(1, vcpu_get_stat(l1->h.vcpu[0], heki_denied_write));
+	EXPECT_EQ(0, run_l2(l1, guest_read, HEKI_PAGE(SEALED), 0));
+
+	EXPECT_EQ(0, l2_write(l1, OPEN));
+	EXPECT_EQ(HEKI_ATTACK, heki_peek(&l1->h, HEKI_PAGE(OPEN)));
+	EXPECT_EQ(GP_VECTOR, heki_call(l1->h.vcpu[0], guest_write, HEKI_PAGE(SEALED),
+				       HEKI_ATTACK));
+	EXPECT_EQ(HEKI_CALM, heki_peek(&l1->h, HEKI_PAGE(SEALED)));
+}
+
+/* L2 has written the page before: KVM's tables for L2 hold it writable. */
+HEKI_TEST(l2, loses_what_it_had)
+{
+	struct l1 *l1 = &self->l1;
+
+	EXPECT_EQ(0, l2_write(l1, SEALED));
+	EXPECT_EQ(HEKI_ATTACK, heki_peek(&l1->h, HEKI_PAGE(SEALED)));
+	heki_poke(&l1->h, HEKI_PAGE(SEALED), HEKI_CALM);
+	heki_seal_page(&l1->h, SEALED);
+	EXPECT_EQ(GP_VECTOR, l2_write(l1, SEALED));
+	EXPECT_EQ(HEKI_CALM, heki_peek(&l1->h, HEKI_PAGE(SEALED)));
+	EXPECT_EQ(0, l2_write(l1, OPEN));
+}
+
+/*
+ * Registers and nested state
+ */
+
+FIXTURE(l1) {
+	struct l1 l1;
+};
+
+FIXTURE_SETUP(l1)
+{
+	const char *why = obstacle(SHARED);
+
+	if (why)
+		SKIP(return, "%s", why);
+	create_l1(&self->l1, SHARED);
+}
+
+FIXTURE_TEARDOWN(l1)
+{
+	heki_vm_free(&self->l1.h);
+}
+
+/* L2 could run anything for L1, so L1 is not promised that it cannot. */
+HEKI_TEST(l1, is_offered_no_allow_list)
+{
+	struct heki_vm *h = &self->l1.h;
+	struct heki_seal *req;
+
+	EXPECT_EQ(0, heki_query(h).available & HEKI_PROT_EXEC);
+	req = heki_begin_exec_request(h);
+	heki_add_pin(req, HEKI_REG_CR4, X86_CR4_SMEP);
+	EXPECT_EQ(-KVM_EOPNOTSUPP, heki_send(h, h->vcpu[0]));
+	EXPECT_EQ(HEKI_STATE_OPEN, heki_query(h).state);
+}
+
+static void seal_pins(struct heki_vm *h)
+{
+	struct heki_seal *req = heki_begin_request(h, 0);
+
+	heki_add_page(req, SEALED);
+	heki_add_pin(req, HEKI_REG_CR0, X86_CR0_WP);
+	heki_add_pin(req, HEKI_REG_CR4, X86_CR4_SMEP);
+	heki_seal(h);
+}
+
+/* Are both bits at work in L1, whatever it reads? */
+static bool pins_are_in_force(struct kvm_vcpu *vcpu)
+{
+	return heki_call(vcpu, guest_write, HEKI_ALIAS(READ_ONLY), HEKI_ATTACK) == PF_VECTOR &&
+	       heki_call(vcpu, guest_exec, HEKI_ALIAS(USER)) == PF_VECTOR;
+}
+
+static u64 guest_clear_cr0_wp(u64 *arg)
+{
+	return guest_set_cr0((u64[]){ get_cr0() & ~X86_CR0_WP });
+}
+
+static u64 guest_clear_cr4_smep(u64 *arg)
+{
+	return guest_set_cr4((u64[]){ get_cr4() & ~X86_CR4_SMEP });
+}
+
+/* L2's registers are its own; L1's are held again when L2 exits. */
+HEKI_TEST(l1, keeps_its_pins_whatever_l2_does_with_its_own)
+{
+	struct l1 *l1 = &self->l1;
+	struct kvm_vcpu *vcpu = l1->h.vcpu[0];
+
+	seal_pins(&l1->h);
+	EXPECT_EQ(0, run_l2(l1, guest_clear_cr0_wp, 0, 0));
+	EXPECT_EQ(0, run_l2(l1, guest_write, HEKI_ALIAS(READ_ONLY), HEKI_ATTACK));
+	EXPECT_EQ(0, run_l2(l1, guest_clear_cr4_smep, 0, 0));
+	EXPECT_TRUE(pins_are_in_force(vcpu));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_clear_cr0_wp));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_clear_cr4_smep));
+}
+
+static u64 guest_lower_host_state(u64 *arg)
+{
+	return vmwrite(HOST_CR0, get_cr0() & ~X86_CR0_WP) ||
+	       vmwrite(HOST_CR4, get_cr4() & ~X86_CR4_SMEP);
+}
+
+static u64 guest_nothing(u64 *arg)
+{
+	return 0;
+}
+
+/* VMX lets L1 choose the registers that it gets at the next exit of L2. */
+HEKI_TEST(l1, cannot_shed_its_pins_by_an_exit)
+{
+	struct l1 *l1 = &self->l1;
+	struct kvm_vcpu *vcpu = l1->h.vcpu[0];
+
+	if (!host_cpu_is_intel)
+		SKIP(return, "VMX only");
+	seal_pins(&l1->h);
+	EXPECT_EQ(0, heki_call(vcpu, guest_lower_host_state));
+	EXPECT_EQ(0, run_l2(l1, guest_nothing, 0, 0));
+	EXPECT_EQ(0, heki_call(vcpu, guest_get_cr0) & X86_CR0_WP);
+	EXPECT_TRUE(pins_are_in_force(vcpu));
+}
+
+/* arg[0]: physical address */
+static u64 guest_vmclear(u64 *arg)
+{
+	return vmclear(arg[0]);
+}
+
+/* VMCLEAR writes the launch state into the page that L1 names. */
+HEKI_TEST(l1, cannot_write_by_vmclear)
+{
+	struct l1 *l1 = &self->l1;
+
+	if (!host_cpu_is_intel)
+		SKIP(return, "VMX only");
+	heki_calm_page(&l1->h, OPEN);
+	heki_calm_page(&l1->h, SEALED);
+	heki_call(l1->h.vcpu[0], guest_vmclear, HEKI_PAGE(OPEN));
+	EXPECT_FALSE(heki_page_is_calm(&l1->h, OPEN));
+
+	seal_pins(&l1->h);
+	heki_call(l1->h.vcpu[0], guest_vmclear, HEKI_PAGE(SEALED));
+	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
+}
+
+static u64 guest_vmwrite_stack(u64 *arg)
+{
+	return vmwrite(GUEST_RSP, arg[0]);
+}
+
+/* A VMCS that is in use when its page is sealed: KVM does not put it back. */
+HEKI_TEST(l1, cannot_write_by_its_vmcs)
+{
+	struct l1 *l1 = &self->l1;
+	struct kvm_vcpu *vcpu = l1->h.vcpu[0];
+	u8 before[4096];
+	struct vmx_pages *vmx;
+
+	if (!host_cpu_is_intel)
+		SKIP(return, "VMX only");
+	vmx = addr_gva2hva(l1->h.vm, l1->nested);
+	heki_add_range(heki_begin_request(&l1->h, 0), vmx->vmcs_gpa, PAGE_SIZE, 0, 0);
+	heki_seal(&l1->h);
+	memcpy(before, vmx->vmcs_hva, sizeof(before));
+	EXPECT_EQ(0, heki_call(vcpu, guest_vmwrite_stack, HEKI_ATTACK));
+	heki_call(vcpu, guest_vmclear, vmx->vmcs_gpa);
+	EXPECT_EQ(0, memcmp(before, vmx->vmcs_hva, sizeof(before)));
+}
+
+/*
+ * Lets L1 run @fn, which names a page that KVM may not write. KVM may refuse with
+ * an exception or, as for any page it cannot map, give the vCPU up.
+ */
+static void attempt(struct l1 *l1, u64 (*fn)(u64 *arg), u64 nr)
+{
+	struct kvm_vcpu *vcpu = l1->h.vcpu[0];
+
+	heki_prepare_call(vcpu, fn, (u64[HEKI_NR_ARGS]){ HEKI_PAGE(nr) });
+	vcpu_run(vcpu);
+	if (vcpu->run->exit_reason != KVM_EXIT_INTERNAL_ERROR)
+		heki_finish_call(vcpu);
+}
+
+static u64 guest_vmsave(u64 *arg)
+{
+	return kvm_asm_safe("vmsave %%rax", "a"(arg[0]));
+}
+
+HEKI_TEST(l1, cannot_write_by_vmsave)
+{
+	struct l1 *l1 = &self->l1;
+
+	if (!host_cpu_is_amd_compatible)
+		SKIP(return, "SVM only");
+	heki_calm_page(&l1->h, OPEN);
+	heki_calm_page(&l1->h, SEALED);
+	EXPECT_EQ(0, heki_call(l1->h.vcpu[0], guest_vmsave, HEKI_PAGE(OPEN)));
+	EXPECT_FALSE(heki_page_is_calm(&l1->h, OPEN));
+
+	seal_pins(&l1->h);
+	attempt(l1, guest_vmsave, SEALED);
+	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
+}
+
+static u64 guest_vmrun(u64 *arg)
+{
+	return kvm_asm_safe("vmrun %%rax", "a"(arg[0]));
+}
+
+/* The VMCB gets the exit code: a VMCB in a sealed page is refused or not written. */
+HEKI_TEST(l1, cannot_write_by_vmrun)
+{
+	struct l1 *l1 = &self->l1;
+
+	if (!host_cpu_is_amd_compatible)
+		SKIP(return, "SVM only");
+	/* No valid VMCB: VMRUN ends at once with an exit code. */
+	heki_calm_page(&l1->h, OPEN);
+	heki_calm_page(&l1->h, SEALED);
+	heki_call(l1->h.vcpu[0], guest_vmrun, HEKI_PAGE(OPEN));
+	EXPECT_FALSE(heki_page_is_calm(&l1->h, OPEN));
+
+	seal_pins(&l1->h);
+	attempt(l1, guest_vmrun, SEALED);
+	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
+}
+
+int main(int argc, char *argv[])
+{
+	heki_require();
+	return test_harness_run(argc, argv);
+}

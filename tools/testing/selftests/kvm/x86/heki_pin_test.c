@@ -1,0 +1,618 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Pinned bits of CR0 and CR4: a vCPU that has them set cannot clear them, and on
+ * a vCPU that has not (another one, one that starts later, one whose registers
+ * user space sets) they are in force although it reads what it wrote.
+ *
+ * Whether a bit is in force is asked of the CPU, not of the register: by an
+ * access that the bit forbids, or by an instruction that it allows.
+ */
+#include "kvm_test_harness.h"
+#include "apic.h"
+#include "heki.h"
+#include "smm.h"
+
+#define NR_VCPUS	2
+#define READ_ONLY	0	/* test pages, by their alias */
+#define USER		1
+#define USER_CODE	2
+
+/*
+ * How to see each bit at work
+ */
+
+/* WP: the supervisor cannot write read-only pages. */
+static bool wp_is_in_force(struct kvm_vcpu *vcpu)
+{
+	return heki_call(vcpu, guest_write, HEKI_ALIAS(READ_ONLY), HEKI_ATTACK) == PF_VECTOR;
+}
+
+/* SMEP: the supervisor cannot run user pages. */
+static bool smep_is_in_force(struct kvm_vcpu *vcpu)
+{
+	return heki_call(vcpu, guest_exec, HEKI_ALIAS(USER)) == PF_VECTOR;
+}
+
+/* SMAP: the supervisor cannot read user pages. */
+static bool smap_is_in_force(struct kvm_vcpu *vcpu)
+{
+	return heki_call(vcpu, guest_read, HEKI_ALIAS(USER)) == PF_VECTOR;
+}
+
+/* UMIP: user mode cannot ask where the GDT is. The vCPU does not survive the fault. */
+static bool umip_is_in_force(struct kvm_vcpu *vcpu)
+{
+	return !heki_run_user(vcpu, HEKI_ALIAS(USER_CODE));
+}
+
+static u64 guest_rdfsbase(u64 *arg)
+{
+	u64 base, error_code;
+	u8 vector;
+
+	asm volatile(KVM_ASM_SAFE("rdfsbase %[base]")
+		     : KVM_ASM_SAFE_OUTPUTS(vector, error_code), [base] "=r"(base)
+		     : : KVM_ASM_SAFE_CLOBBERS);
+	return vector;
+}
+
+/* FSGSBASE: the instruction exists. */
+static bool fsgsbase_is_in_force(struct kvm_vcpu *vcpu)
+{
+	return !heki_call(vcpu, guest_rdfsbase);
+}
+
+static void put_sgdt_code(struct heki_vm *h, u64 gpa)
+{
+	static const u8 code[] = {
+		0x0f, 0x01, 0x05, 0x00, 0x01, 0x00, 0x00,	/* sgdt 0x100(%rip) */
+		0x66, 0xba, HEKI_USER_PORT, 0x00,		/* mov $HEKI_USER_PORT, %dx */
+		0xee,						/* out %al, (%dx) */
+	};
+
+	memcpy(heki_hva(h, gpa), code, sizeof(code));
+}
+
+static void map_pages(struct heki_vm *h)
+{
+	*vm_get_pte(h->vm, heki_map_alias(h, READ_ONLY)) &= ~PTE_WRITABLE_MASK(&h->vm->mmu);
+	heki_map_user(h, heki_map_alias(h, USER));
+	heki_map_user(h, heki_map_alias(h, USER_CODE));
+	heki_put_code(h, HEKI_PAGE(USER));
+	put_sgdt_code(h, HEKI_PAGE(USER_CODE));
+}
+
+/*
+ * One bit
+ */
+
+FIXTURE(pin) {
+	struct heki_vm h;
+};
+
+FIXTURE_VARIANT(pin) {
+	u32 reg;
+	u64 bit;
+	bool (*is_in_force)(struct kvm_vcpu *vcpu);
+};
+
+#define BIT_TO_PIN(_name, _reg, _bit, _fn)	\
+	FIXTURE_VARIANT_ADD(pin, _name) { .reg = _reg, .bit = _bit, .is_in_force = _fn }
+
+BIT_TO_PIN(cr0_wp, HEKI_REG_CR0, X86_CR0_WP, wp_is_in_force);
+BIT_TO_PIN(cr4_smep, HEKI_REG_CR4, X86_CR4_SMEP, smep_is_in_force);
+BIT_TO_PIN(cr4_smap, HEKI_REG_CR4, X86_CR4_SMAP, smap_is_in_force);
+BIT_TO_PIN(cr4_umip, HEKI_REG_CR4, X86_CR4_UMIP, umip_is_in_force);
+BIT_TO_PIN(cr4_fsgsbase, HEKI_REG_CR4, X86_CR4_FSGSBASE, fsgsbase_is_in_force);
+
+static u64 pinnable(struct heki_vm *h, u32 reg)
+{
+	struct heki_query q = heki_query(h);
+
+	return reg == HEKI_REG_CR0 ? q.cr0_pinnable : q.cr4_pinnable;
+}
+
+FIXTURE_SETUP(pin)
+{
+	heki_vm_create(&self->h, NR_VCPUS);
+	if (!(pinnable(&self->h, variant->reg) & variant->bit))
+		SKIP(return, "this host cannot pin the bit");
+	map_pages(&self->h);
+}
+
+FIXTURE_TEARDOWN(pin)
+{
+	heki_vm_free(&self->h);
+}
+
+static u64 get_cr(struct kvm_vcpu *vcpu, u32 reg)
+{
+	return heki_call(vcpu, reg == HEKI_REG_CR0 ? guest_get_cr0 : guest_get_cr4);
+}
+
+static u64 set_cr(struct kvm_vcpu *vcpu, u32 reg, u64 value)
+{
+	return heki_call(vcpu, reg == HEKI_REG_CR0 ? guest_set_cr0 : guest_set_cr4, value);
+}
+
+static void set_bits(struct kvm_vcpu *vcpu, u32 reg, u64 bits)
+{
+	TEST_ASSERT(!set_cr(vcpu, reg, get_cr(vcpu, reg) | bits), "Cannot set bits %#lx", bits);
+}
+
+static void seal_pin(struct heki_vm *h, u32 reg, u64 bits)
+{
+	heki_add_pin(heki_begin_request(h, 0), reg, bits);
+	heki_seal(h);
+}
+
+/* Clearing is refused with #GP, counted once, and the register keeps its value. */
+static bool is_pinned(struct kvm_vcpu *vcpu, u32 reg, u64 bits)
+{
+	u64 denied = vcpu_get_stat(vcpu, heki_denied_cr);
+	u64 before = get_cr(vcpu, reg);
+
+	return (before & bits) == bits &&
+	       set_cr(vcpu, reg, before & ~bits) == GP_VECTOR &&
+	       get_cr(vcpu, reg) == before &&
+	       vcpu_get_stat(vcpu, heki_denied_cr) == denied + 1;
+}
+
+/* Unsealed, the bit can be cleared and then does nothing. */
+HEKI_TEST(pin, unsealed_it_can_be_cleared)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	u64 before;
+
+	set_bits(vcpu, variant->reg, variant->bit);
+	before = get_cr(vcpu, variant->reg);
+	EXPECT_EQ(0, set_cr(vcpu, variant->reg, before & ~variant->bit));
+	EXPECT_EQ(before & ~variant->bit, get_cr(vcpu, variant->reg));
+	EXPECT_FALSE(variant->is_in_force(vcpu));
+	set_bits(vcpu, variant->reg, variant->bit);
+	EXPECT_TRUE(variant->is_in_force(vcpu));
+}
+
+HEKI_TEST(pin, it_cannot_be_cleared)
+{
+	struct heki_vm *h = &self->h;
+	int i;
+
+	for (i = 0; i < NR_VCPUS; i++)
+		set_bits(h->vcpu[i], variant->reg, variant->bit);
+	seal_pin(h, variant->reg, variant->bit);
+	for (i = 0; i < NR_VCPUS; i++) {
+		EXPECT_TRUE(is_pinned(h->vcpu[i], variant->reg, variant->bit));
+		EXPECT_TRUE(is_pinned(h->vcpu[i], variant->reg, variant->bit));
+		EXPECT_TRUE(variant->is_in_force(h->vcpu[i]));
+	}
+}
+
+HEKI_TEST(pin, other_bits_still_change)
+{
+	u64 other = variant->reg == HEKI_REG_CR0 ? X86_CR0_AM : X86_CR4_TSD;
+	struct heki_vm *h = &self->h;
+	u64 before;
+	int i;
+
+	for (i = 0; i < NR_VCPUS; i++)
+		set_bits(h->vcpu[i], variant->reg, variant->bit);
+	seal_pin(h, variant->reg, variant->bit);
+	for (i = 0; i < NR_VCPUS; i++) {
+		before = get_cr(h->vcpu[i], variant->reg);
+		EXPECT_EQ(0, set_cr(h->vcpu[i], variant->reg, before | other));
+		EXPECT_EQ(before | other, get_cr(h->vcpu[i], variant->reg));
+		/* With a pinned bit in the same write, neither changes. */
+		EXPECT_EQ(GP_VECTOR, set_cr(h->vcpu[i], variant->reg, before & ~variant->bit));
+		EXPECT_EQ(before | other, get_cr(h->vcpu[i], variant->reg));
+		EXPECT_EQ(0, set_cr(h->vcpu[i], variant->reg, before));
+		EXPECT_EQ(before, get_cr(h->vcpu[i], variant->reg));
+		EXPECT_EQ(1, vcpu_get_stat(h->vcpu[i], heki_denied_cr));
+	}
+}
+
+/* A vCPU that never set the bit: clear to the eye, set in fact. */
+HEKI_TEST(pin, it_is_in_force_where_it_is_clear)
+{
+	struct heki_vm *h = &self->h;
+	u64 before;
+
+	set_bits(h->vcpu[0], variant->reg, variant->bit);
+	before = get_cr(h->vcpu[1], variant->reg);
+	EXPECT_EQ(0, before & variant->bit);
+	seal_pin(h, variant->reg, variant->bit);
+	EXPECT_EQ(before, get_cr(h->vcpu[1], variant->reg));
+	EXPECT_TRUE(variant->is_in_force(h->vcpu[1]));
+	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[1], heki_denied_cr));
+}
+
+/* It may go on writing what it wrote before, until it has set the bit. */
+HEKI_TEST(pin, it_may_be_set_later)
+{
+	struct heki_vm *h = &self->h;
+	u64 before;
+
+	set_bits(h->vcpu[0], variant->reg, variant->bit);
+	before = get_cr(h->vcpu[1], variant->reg);
+	seal_pin(h, variant->reg, variant->bit);
+	EXPECT_EQ(0, set_cr(h->vcpu[1], variant->reg, before));
+	EXPECT_EQ(before, get_cr(h->vcpu[1], variant->reg));
+	EXPECT_EQ(0, set_cr(h->vcpu[1], variant->reg, before | variant->bit));
+	EXPECT_EQ(before | variant->bit, get_cr(h->vcpu[1], variant->reg));
+	EXPECT_TRUE(is_pinned(h->vcpu[1], variant->reg, variant->bit));
+}
+
+/* As after a reset of one vCPU, or a migration. */
+static void clear_from_user_space(struct kvm_vcpu *vcpu, u32 reg, u64 bits)
+{
+	struct kvm_sregs sregs;
+
+	vcpu_sregs_get(vcpu, &sregs);
+	if (reg == HEKI_REG_CR0)
+		sregs.cr0 &= ~bits;
+	else
+		sregs.cr4 &= ~bits;
+	vcpu_sregs_set(vcpu, &sregs);
+}
+
+HEKI_TEST(pin, user_space_clears_what_is_seen_only)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	struct heki_vm *h = &self->h;
+
+	set_bits(vcpu, variant->reg, variant->bit);
+	seal_pin(h, variant->reg, variant->bit);
+	clear_from_user_space(vcpu, variant->reg, variant->bit);
+	EXPECT_EQ(0, get_cr(vcpu, variant->reg) & variant->bit);
+	EXPECT_TRUE(variant->is_in_force(vcpu));
+}
+
+/*
+ * A vCPU that starts after the seal, as the guest's own kernel starts it: INIT,
+ * SIPI, real mode, and from there to 64-bit mode with none of the pinned bits.
+ */
+
+#define TRAMPOLINE_GPA	0x1000ull	/* the library leaves the first pages alone */
+
+struct trampoline {
+	u32 cr4;
+	u32 cr3;
+	u32 cr0;
+	u16 gdt_limit;
+	u32 gdt_base;
+	u32 entry;
+	u16 entry_cs;
+	u16 idt_limit;
+	u64 idt_base;
+	u64 stack;
+	u64 index;
+	u64 main;
+} __packed;
+
+extern u8 heki_trampoline[], heki_trampoline_64[], heki_trampoline_data[];
+extern u8 heki_trampoline_end[];
+
+asm(".pushsection .rodata\n"
+    ".global heki_trampoline, heki_trampoline_64, heki_trampoline_data, heki_trampoline_end\n"
+    ".set data, heki_trampoline_data - heki_trampoline\n"
+    ".code16\n"
+    "heki_trampoline:\n\t"
+    "cli\n\t"
+    "movl %cs:(data), %eax\n\t"
+    "movl %eax, %cr4\n\t"
+    "movl %cs:(data + 4), %eax\n\t"
+    "movl %eax, %cr3\n\t"
+    "movl $0xc0000080, %ecx\n\t"	/* EFER: LME and NX */
+    "rdmsr\n\t"
+    "orl $0x900, %eax\n\t"
+    "wrmsr\n\t"
+    "lgdtl %cs:(data + 12)\n\t"
+    "movl %cs:(data + 8), %eax\n\t"
+    "movl %eax, %cr0\n\t"
+    "ljmpl *%cs:(data + 18)\n"
+    ".code64\n"
+    "heki_trampoline_64:\n\t"
+    "lea heki_trampoline_data(%rip), %rbx\n\t"
+    "lidt 24(%rbx)\n\t"
+    "mov $0x10, %eax\n\t"
+    "mov %eax, %ss\n\t"
+    "mov %eax, %ds\n\t"
+    "mov %eax, %es\n\t"
+    "mov 34(%rbx), %rsp\n\t"
+    "mov 42(%rbx), %rdi\n\t"
+    "jmp *50(%rbx)\n"
+    "heki_trampoline_data:\n"
+    "heki_trampoline_end:\n"
+    ".popsection\n");
+
+kvm_static_assert(offsetof(struct trampoline, cr0) == 8);
+kvm_static_assert(offsetof(struct trampoline, gdt_limit) == 12);
+kvm_static_assert(offsetof(struct trampoline, entry) == 18);
+kvm_static_assert(offsetof(struct trampoline, idt_limit) == 24);
+kvm_static_assert(offsetof(struct trampoline, stack) == 34);
+kvm_static_assert(offsetof(struct trampoline, index) == 42);
+kvm_static_assert(offsetof(struct trampoline, main) == 50);
+
+static void put_trampoline(struct heki_vm *h, u32 index)
+{
+	struct kvm_vm *vm = h->vm;
+	struct trampoline data = {
+		.cr4 = X86_CR4_PAE | X86_CR4_OSFXSR |
+		       (vm->mmu.pgtable_levels == 5 ? X86_CR4_LA57 : 0),
+		.cr3 = vm->mmu.pgd,
+		.cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_NE | X86_CR0_ET,
+		.gdt_limit = PAGE_SIZE - 1,
+		.gdt_base = vm->arch.gdt,
+		.entry = TRAMPOLINE_GPA + (heki_trampoline_64 - heki_trampoline),
+		.entry_cs = 0x8,
+		.idt_limit = PAGE_SIZE - 1,
+		.idt_base = vm->arch.idt,
+		.stack = vm_alloc_stack(vm, 4),
+		.index = index,
+		.main = (u64)heki_guest_main,
+	};
+	void *hva = heki_hva(h, TRAMPOLINE_GPA);
+
+	memcpy(hva, heki_trampoline, heki_trampoline_end - heki_trampoline);
+	memcpy(hva + (heki_trampoline_data - heki_trampoline), &data, sizeof(data));
+	virt_pg_map(vm, TRAMPOLINE_GPA, TRAMPOLINE_GPA);
+}
+
+/* arg[0]: APIC ID */
+static u64 guest_init_sipi(u64 *arg)
+{
+	u64 to = arg[0] << 32;
+
+	x2apic_enable();
+	x2apic_write_reg(APIC_ICR, to | APIC_INT_ASSERT | APIC_DM_INIT);
+	x2apic_write_reg(APIC_ICR, to | APIC_INT_ASSERT | APIC_DM_STARTUP |
+			 TRAMPOLINE_GPA >> PAGE_SHIFT);
+	return 0;
+}
+
+/* Starts vCPU 1 anew. It runs when it is next asked for something. */
+static void restart_vcpu(struct heki_vm *h)
+{
+	heki_call(h->vcpu[0], guest_init_sipi, h->vcpu[1]->id);
+}
+
+HEKI_TEST(pin, it_is_in_force_on_a_vcpu_that_starts)
+{
+	struct heki_vm *h = &self->h;
+	int i;
+
+	put_trampoline(h, 1);
+	for (i = 0; i < NR_VCPUS; i++)
+		set_bits(h->vcpu[i], variant->reg, variant->bit);
+	seal_pin(h, variant->reg, variant->bit);
+	restart_vcpu(h);
+	EXPECT_EQ(0, get_cr(h->vcpu[1], variant->reg) & variant->bit);
+	EXPECT_TRUE(variant->is_in_force(h->vcpu[1]));
+	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[1], heki_denied_cr));
+}
+
+/*
+ * All bits together, and the instructions that touch CR0 otherwise
+ */
+
+FIXTURE(pins) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(pins)
+{
+	heki_vm_create(&self->h, NR_VCPUS);
+	map_pages(&self->h);
+}
+
+FIXTURE_TEARDOWN(pins)
+{
+	heki_vm_free(&self->h);
+}
+
+static u64 guest_clts(u64 *arg)
+{
+	return kvm_asm_safe("clts");
+}
+
+static u64 guest_lmsw(u64 *arg)
+{
+	return kvm_asm_safe("lmsw %[msw]", [msw]"r"((u16)arg[0]));
+}
+
+static u64 guest_fep_set_cr0(u64 *arg)
+{
+	return kvm_asm_safe_fep("mov %[val], %%cr0", [val]"r"(arg[0]));
+}
+
+static u64 guest_fep_set_cr4(u64 *arg)
+{
+	return kvm_asm_safe_fep("mov %[val], %%cr4", [val]"r"(arg[0]));
+}
+
+HEKI_TEST(pins, lmsw_and_clts_still_work)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	u64 cr0;
+
+	set_bits(vcpu, HEKI_REG_CR0, X86_CR0_WP);
+	cr0 = get_cr(vcpu, HEKI_REG_CR0);
+	seal_pin(&self->h, HEKI_REG_CR0, X86_CR0_WP);
+
+	EXPECT_EQ(0, set_cr(vcpu, HEKI_REG_CR0, cr0 | X86_CR0_TS));
+	EXPECT_EQ(cr0 | X86_CR0_TS, get_cr(vcpu, HEKI_REG_CR0));
+	EXPECT_EQ(0, heki_call(vcpu, guest_clts));
+	EXPECT_EQ(cr0, get_cr(vcpu, HEKI_REG_CR0));
+	/* LMSW cannot clear PE, here as anywhere. */
+	EXPECT_EQ(0, heki_call(vcpu, guest_lmsw, X86_CR0_MP | X86_CR0_TS));
+	EXPECT_EQ(cr0 | X86_CR0_MP | X86_CR0_TS, get_cr(vcpu, HEKI_REG_CR0));
+	EXPECT_EQ(0, heki_call(vcpu, guest_clts));
+	EXPECT_TRUE(wp_is_in_force(vcpu));
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_cr));
+}
+
+/* The same on a vCPU whose own WP is clear: no path shows it the forced bit. */
+HEKI_TEST(pins, lmsw_and_clts_do_not_leak_a_forced_bit)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[1];
+	u64 cr0 = get_cr(vcpu, HEKI_REG_CR0);
+
+	set_bits(self->h.vcpu[0], HEKI_REG_CR0, X86_CR0_WP);
+	seal_pin(&self->h, HEKI_REG_CR0, X86_CR0_WP);
+	EXPECT_EQ(0, heki_call(vcpu, guest_lmsw, X86_CR0_PE | X86_CR0_TS));
+	EXPECT_EQ(cr0 | X86_CR0_TS, get_cr(vcpu, HEKI_REG_CR0));
+	EXPECT_EQ(0, heki_call(vcpu, guest_clts));
+	EXPECT_EQ(cr0, get_cr(vcpu, HEKI_REG_CR0));
+	EXPECT_TRUE(wp_is_in_force(vcpu));
+}
+
+HEKI_TEST(pins, the_emulator_refuses_too)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	u64 cr0, cr4;
+
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "kvm.force_emulation_prefix is off and cannot be set");
+	set_bits(vcpu, HEKI_REG_CR0, X86_CR0_WP);
+	set_bits(vcpu, HEKI_REG_CR4, X86_CR4_SMEP);
+	cr0 = get_cr(vcpu, HEKI_REG_CR0);
+	cr4 = get_cr(vcpu, HEKI_REG_CR4);
+	EXPECT_EQ(0, heki_call(vcpu, guest_fep_set_cr0, cr0));
+	heki_begin_request(&self->h, 0);
+	heki_add_pin(self->h.request, HEKI_REG_CR0, X86_CR0_WP);
+	heki_add_pin(self->h.request, HEKI_REG_CR4, X86_CR4_SMEP);
+	heki_seal(&self->h);
+
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_fep_set_cr0, cr0 & ~X86_CR0_WP));
+	EXPECT_EQ(cr0, get_cr(vcpu, HEKI_REG_CR0));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_fep_set_cr4, cr4 & ~X86_CR4_SMEP));
+	EXPECT_EQ(cr4, get_cr(vcpu, HEKI_REG_CR4));
+	EXPECT_EQ(2, vcpu_get_stat(vcpu, heki_denied_cr));
+}
+
+/* A pin of one register leaves the other alone. */
+HEKI_TEST(pins, what_is_not_pinned_is_free)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	set_bits(vcpu, HEKI_REG_CR0, X86_CR0_WP);
+	set_bits(vcpu, HEKI_REG_CR4, X86_CR4_SMEP);
+	seal_pin(&self->h, HEKI_REG_CR0, X86_CR0_WP);
+	EXPECT_EQ(0, set_cr(vcpu, HEKI_REG_CR4,
+			    get_cr(vcpu, HEKI_REG_CR4) & ~X86_CR4_SMEP));
+	EXPECT_FALSE(smep_is_in_force(vcpu));
+}
+
+/* With an allow-list that lists its trampoline, a vCPU starts as before. */
+HEKI_TEST(pins, a_vcpu_starts_under_an_allow_list)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_seal *req;
+
+	if (!heki_has_exec(h))
+		SKIP(return, "neither MBEC nor GMET on this host");
+	put_trampoline(h, 1);
+	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
+	req = heki_begin_exec_request(h);
+	heki_add_range(req, TRAMPOLINE_GPA, PAGE_SIZE, HEKI_EXEC, HEKI_KIND_TRAMPOLINE);
+	heki_add_pin(req, HEKI_REG_CR0, X86_CR0_WP);
+	heki_seal_exec(h, req);
+
+	restart_vcpu(h);
+	EXPECT_TRUE(wp_is_in_force(h->vcpu[1]));
+	EXPECT_TRUE(smep_is_in_force(h->vcpu[1]));
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[1], guest_exec, HEKI_PAGE(USER)));
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[1], heki_denied_exec));
+}
+
+/* Without it, a vCPU cannot be made to run anything else unpaged. */
+HEKI_TEST(pins, a_vcpu_cannot_start_where_nothing_is_listed)
+{
+	struct heki_vm *h = &self->h;
+
+	if (!heki_has_exec(h))
+		SKIP(return, "neither MBEC nor GMET on this host");
+	put_trampoline(h, 1);
+	heki_seal_exec(h, heki_begin_exec_request(h));
+	restart_vcpu(h);
+	vcpu_run(h->vcpu[1]);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, h->vcpu[1]->run->exit_reason);
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[1], heki_denied_exec));
+}
+
+/*
+ * System management mode, which is the firmware's
+ */
+
+#define SMRAM_GPA	0x1000000ull
+
+/* Sets WP and clears it again, says so at the port, and returns. */
+static const u8 smi_handler[] = {
+	0x0f, 0x20, 0xc0,			/* mov %cr0, %eax */
+	0x66, 0x0d, 0x00, 0x00, 0x01, 0x00,	/* or $X86_CR0_WP, %eax */
+	0x0f, 0x22, 0xc0,			/* mov %eax, %cr0 */
+	0x66, 0x25, 0xff, 0xff, 0xfe, 0xff,	/* and $~X86_CR0_WP, %eax */
+	0x0f, 0x22, 0xc0,			/* mov %eax, %cr0 */
+	0xe6, HEKI_USER_PORT,			/* out %al, $HEKI_USER_PORT */
+	0x0f, 0xaa,				/* rsm */
+};
+
+static void expect_smm(struct __test_metadata *_metadata, struct heki_vm *h)
+{
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	u64 arg[HEKI_NR_ARGS] = {};
+
+	inject_smi(vcpu);
+	heki_prepare_call(vcpu, guest_get_cr0, arg);
+	vcpu_run(vcpu);
+	ASSERT_EQ(KVM_EXIT_IO, vcpu->run->exit_reason);
+	ASSERT_EQ(HEKI_USER_PORT, vcpu->run->io.port);
+	vcpu_run(vcpu);
+	EXPECT_EQ(X86_CR0_WP, heki_finish_call(vcpu) & X86_CR0_WP);
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_cr));
+	EXPECT_TRUE(is_pinned(vcpu, HEKI_REG_CR0, X86_CR0_WP));
+	EXPECT_TRUE(wp_is_in_force(vcpu));
+}
+
+HEKI_TEST(pins, smm_has_registers_of_its_own)
+{
+	struct heki_vm *h = &self->h;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	setup_smram(h->vm, h->vcpu[0], SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	set_bits(h->vcpu[0], HEKI_REG_CR0, X86_CR0_WP);
+	seal_pin(h, HEKI_REG_CR0, X86_CR0_WP);
+	expect_smm(_metadata, h);
+}
+
+/* Its memory, which nobody else sees, is not the guest kernel's to list. */
+HEKI_TEST(pins, smm_runs_under_an_allow_list)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_seal *req;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	if (!heki_has_exec(h))
+		SKIP(return, "neither MBEC nor GMET on this host");
+	setup_smram(h->vm, h->vcpu[0], SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	set_bits(h->vcpu[0], HEKI_REG_CR0, X86_CR0_WP);
+	req = heki_begin_exec_request(h);
+	heki_add_pin(req, HEKI_REG_CR0, X86_CR0_WP);
+	heki_seal_exec(h, req);
+	expect_smm(_metadata, h);
+	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[0], heki_denied_exec));
+}
+
+int main(int argc, char *argv[])
+{
+	bool begun;
+	int ret;
+
+	heki_require();
+	begun = heki_begin_forced_emulation();
+	ret = test_harness_run(argc, argv);
+	heki_end_forced_emulation(begun);
+	return ret;
+}

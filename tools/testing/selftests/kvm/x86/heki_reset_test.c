@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The ways out of a seal: user space resets the VM, which is then as open as at
+ * first and can be sealed again, or the VM ends and leaves nothing behind.
+ */
+#include <dirent.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include "kvm_test_harness.h"
+#include "heki.h"
+
+#define NR_VCPUS	2
+#define SEALED		0
+#define OTHER		1
+#define FLAGS		2	/* a page through which host and guest talk */
+#define READ_ONLY	3
+#define CODE		4
+
+#define IS_RUNNING	HEKI_PAGE(FLAGS)
+#define MAY_STOP	(HEKI_PAGE(FLAGS) + 8)
+#define WAIT_MAX	20000000
+#define SPIN_MAX	2000000000ull
+
+FIXTURE(reset) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(reset)
+{
+	heki_vm_create(&self->h, NR_VCPUS);
+}
+
+FIXTURE_TEARDOWN(reset)
+{
+	heki_vm_free(&self->h);
+}
+
+/* Zero or the error. */
+static int reset(struct heki_vm *h)
+{
+	return __kvm_device_attr_set(h->device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, NULL) ?
+	       errno : 0;
+}
+
+static bool is_open(struct heki_vm *h)
+{
+	struct heki_query q = heki_query(h);
+
+	return q.state == HEKI_STATE_OPEN && !q.held;
+}
+
+HEKI_TEST(reset, memory_is_writable_again)
+{
+	struct heki_vm *h = &self->h;
+	int i;
+
+	heki_seal_page(h, SEALED);
+	for (i = 0; i < NR_VCPUS; i++)
+		EXPECT_TRUE(heki_is_sealed(h, h->vcpu[i], SEALED));
+	EXPECT_EQ(0, reset(h));
+	EXPECT_TRUE(is_open(h));
+	for (i = 0; i < NR_VCPUS; i++)
+		EXPECT_TRUE(heki_is_writable(h, h->vcpu[i], SEALED));
+}
+
+HEKI_TEST(reset, another_seal_is_another_seal)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_seal_page(h, SEALED);
+	EXPECT_EQ(0, reset(h));
+	heki_seal_page(h, OTHER);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[1], OTHER));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[1], SEALED));
+	EXPECT_EQ(2, vcpu_get_stat(h->vcpu[0], heki_seal));
+}
+
+HEKI_TEST(reset, an_open_vm_stays_open)
+{
+	struct heki_vm *h = &self->h;
+
+	EXPECT_EQ(0, reset(h));
+	EXPECT_EQ(0, reset(h));
+	EXPECT_TRUE(is_open(h));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], SEALED));
+}
+
+static u64 guest_clear_wp(u64 *arg)
+{
+	return guest_set_cr0((u64[]){ get_cr0() & ~X86_CR0_WP });
+}
+
+static bool can_write_read_only(struct kvm_vcpu *vcpu)
+{
+	return !heki_call(vcpu, guest_write, HEKI_ALIAS(READ_ONLY), HEKI_ATTACK);
+}
+
+HEKI_TEST(reset, pins_are_gone)
+{
+	struct heki_vm *h = &self->h;
+
+	*vm_get_pte(h->vm, heki_map_alias(h, READ_ONLY)) &= ~PTE_WRITABLE_MASK(&h->vm->mmu);
+	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
+	heki_add_pin(heki_begin_request(h, 0), HEKI_REG_CR0, X86_CR0_WP);
+	heki_seal(h);
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_clear_wp));
+	EXPECT_FALSE(can_write_read_only(h->vcpu[1]));
+
+	EXPECT_EQ(0, reset(h));
+	/* The vCPU that never set the bit is rid of it, the other one may be. */
+	EXPECT_TRUE(can_write_read_only(h->vcpu[1]));
+	EXPECT_FALSE(can_write_read_only(h->vcpu[0]));
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_clear_wp));
+	EXPECT_TRUE(can_write_read_only(h->vcpu[0]));
+}
+
+HEKI_TEST(reset, the_allow_list_is_gone)
+{
+	struct heki_vm *h = &self->h;
+
+	if (!heki_has_exec(h))
+		SKIP(return, "neither MBEC nor GMET on this host");
+	heki_put_code(h, HEKI_PAGE(CODE));
+	heki_seal_exec(h, heki_begin_exec_request(h));
+	EXPECT_TRUE(heki_cannot_run(h->vcpu[0], HEKI_PAGE(CODE)));
+	EXPECT_TRUE(heki_cannot_run(h->vcpu[1], HEKI_PAGE(CODE)));
+	EXPECT_EQ(0, reset(h));
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_exec, HEKI_PAGE(CODE)));
+	EXPECT_EQ(0, heki_call(h->vcpu[1], guest_exec, HEKI_PAGE(CODE)));
+}
+
+#define NR_RESETS	50
+
+HEKI_TEST(reset, many_times)
+{
+	struct heki_vm *h = &self->h;
+	int i;
+
+	for (i = 0; i < NR_RESETS; i++) {
+		heki_seal_page(h, SEALED);
+		ASSERT_TRUE(heki_is_sealed(h, h->vcpu[i % NR_VCPUS], SEALED));
+		ASSERT_EQ(0, reset(h));
+		ASSERT_TRUE(heki_is_writable(h, h->vcpu[(i + 1) % NR_VCPUS], SEALED));
+	}
+	EXPECT_EQ(NR_RESETS, vcpu_get_stat(h->vcpu[0], heki_seal));
+}
+
+/*
+ * With a vCPU in the guest
+ */
+
+/*
+ * Says that it runs and spins until it may stop. With interrupts on: an emulated
+ * CPU may give its host interrupts only then.
+ */
+static u64 guest_spin(u64 *arg)
+{
+	u64 i;
+
+	sti();
+	WRITE_ONCE(*(u64 *)IS_RUNNING, 1);
+	for (i = 0; i < SPIN_MAX && !READ_ONCE(*(u64 *)MAY_STOP); i++)
+		;
+	cli();
+	return i == SPIN_MAX;
+}
+
+static void *run_thread(void *vcpu)
+{
+	vcpu_run(vcpu);
+	return NULL;
+}
+
+static bool is_running(struct heki_vm *h)
+{
+	int i;
+
+	for (i = 0; i < WAIT_MAX; i++) {
+		if (heki_peek(h, IS_RUNNING))
+			return true;
+		sched_yield();
+	}
+	return false;
+}
+
+HEKI_TEST(reset, is_refused_while_a_vcpu_runs)
+{
+	struct heki_vm *h = &self->h;
+	pthread_t thread;
+
+	heki_seal_page(h, SEALED);
+	heki_prepare_call(h->vcpu[1], guest_spin, (u64[HEKI_NR_ARGS]){});
+	pthread_create(&thread, NULL, run_thread, h->vcpu[1]);
+	EXPECT_TRUE(is_running(h));
+	EXPECT_EQ(EBUSY, reset(h));
+	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+
+	heki_poke(h, MAY_STOP, 1);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, heki_finish_call(h->vcpu[1]));
+	EXPECT_EQ(0, reset(h));
+	EXPECT_TRUE(is_open(h));
+}
+
+/*
+ * The end of a VM
+ */
+
+#define NR_VMS		100
+#define NR_WARM_UPS	5
+/* A leak of one VM's ranges each would be four times as much. */
+#define LEAK_MAX_KB	(NR_VMS * HEKI_MAX_RANGES * (int)sizeof(struct heki_range) / 1024 / 4)
+
+static long available_kb(void)
+{
+	FILE *f = fopen("/proc/meminfo", "r");
+	char line[128];
+	long kb = -1;
+
+	while (f && fgets(line, sizeof(line), f)) {
+		if (sscanf(line, "MemAvailable: %ld kB", &kb) == 1)
+			break;
+	}
+	if (f)
+		fclose(f);
+	return kb;
+}
+
+static int count_entries(const char *path)
+{
+	DIR *dir = opendir(path);
+	int nr = 0;
+
+	if (!dir)
+		return -1;
+	while (readdir(dir))
+		nr++;
+	closedir(dir);
+	return nr;
+}
+
+/* As many ranges as there may be, so that a leak shows. */
+static void create_seal_destroy(int round)
+{
+	struct heki_seal *req;
+	struct heki_vm h;
+	int i;
+
+	heki_vm_create(&h, 1);
+	req = heki_begin_request(&h, 0);
+	for (i = 0; i < HEKI_MAX_RANGES; i++)
+		heki_add_range(req, HEKI_PAGE(i), PAGE_SIZE, 0, i % HEKI_KIND_COUNT);
+	heki_seal(&h);
+	TEST_ASSERT(heki_is_sealed(&h, h.vcpu[0], round), "Page %d is not sealed", round);
+	heki_vm_free(&h);
+}
+
+TEST_F_TIMEOUT(reset, ended_vms_leave_nothing, 2 * HEKI_TIMEOUT)
+{
+	int i, entries;
+	long before;
+
+	for (i = 0; i < NR_WARM_UPS; i++)
+		create_seal_destroy(i);
+	entries = count_entries("/sys/kernel/debug/kvm");
+	before = available_kb();
+	for (i = 0; i < NR_VMS; i++)
+		create_seal_destroy(i);
+	EXPECT_LT(before - available_kb(), LEAK_MAX_KB);
+	EXPECT_EQ(entries, count_entries("/sys/kernel/debug/kvm"));
+}
+
+/* The device keeps the VM alive, as any file descriptor of it does. */
+HEKI_TEST(reset, the_device_outlives_its_vm)
+{
+	struct heki_vm h;
+
+	heki_vm_create(&h, 1);
+	heki_seal_page(&h, SEALED);
+	kvm_vm_free(h.vm);
+	EXPECT_EQ(0, reset(&h));
+	EXPECT_EQ(0, close(h.device));
+}
+
+int main(int argc, char *argv[])
+{
+	heki_require();
+	return test_harness_run(argc, argv);
+}
