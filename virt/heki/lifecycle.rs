@@ -25,11 +25,11 @@ use crate::{
 };
 
 /// How long to wait between two looks.
-const STEP: Delta = Delta::from_millis(100);
+const STEP: Delta = Delta::from_millis(20);
 /// Looks at the clocksource without a change that make it settled.
 const CLOCK_STEPS: u32 = 10;
 /// Looks after which waiting ends.
-const MAX_STEPS: u32 = 300;
+const MAX_STEPS: u32 = 1500;
 
 /// The switches of the kernel that only go one way: path, name, and whether there may be none.
 const SWITCHES: [(&CStr, &str, bool); 2] = [
@@ -77,7 +77,7 @@ pub(crate) fn settle_modules() -> Result<Sections> {
     Err(EAGAIN)
 }
 
-/// Refusals in force. Dropped, it lifts those that can be lifted.
+/// Refusals in force. Dropped, it lifts them.
 pub(crate) struct Blocked(());
 
 impl Blocked {
@@ -85,9 +85,17 @@ impl Blocked {
     pub(crate) fn new() -> Result<Self> {
         ffi::block()
             .inspect_err(|_| pr_err!("cannot refuse suspend and CPU hotplug; not sealed\n"))?;
-        let blocked = Self(());
+        Ok(Self(()))
+    }
+
+    /// Keeps the refusals for good, and adds those that nobody can take back.
+    ///
+    /// They come after the seal, so that a kernel whose seal is refused is left as it was. Whoever
+    /// is faster is killed by the seal itself.
+    pub(crate) fn keep(self) {
+        core::mem::forget(self);
         for (path, what, optional) in SWITCHES {
-            turn_off(path, what, optional)?;
+            turn_off(path, what, optional);
         }
         if ffi::stop_efi() {
             pr_warn!("EFI runtime services are turned off: their code would not run\n");
@@ -95,12 +103,6 @@ impl Blocked {
         if ffi::crash_kernel() {
             pr_warn!("the crash kernel that is loaded will not start\n");
         }
-        Ok(blocked)
-    }
-
-    /// Keeps the refusals for good.
-    pub(crate) fn keep(self) {
-        core::mem::forget(self);
         pr_info!(
             "refused from now on: loading and unloading modules, kexec, suspend, hibernation, CPU hotplug\n"
         );
@@ -113,18 +115,18 @@ impl Blocked {
 impl Drop for Blocked {
     fn drop(&mut self) {
         ffi::unblock();
-        pr_warn!("not sealed; what was turned off by a switch stays so until the next boot\n");
     }
 }
 
 /// A kernel without kexec has no switch for it.
-fn turn_off(path: &CStr, what: &str, optional: bool) -> Result {
+fn turn_off(path: &CStr, what: &str, optional: bool) {
     match ffi::write_sysctl(path, c"1") {
-        Ok(()) => Ok(()),
-        Err(err) if optional && err == ENOENT => Ok(()),
-        Err(err) => {
-            pr_err!("cannot turn off {} ({:?}); not sealed\n", what, err);
-            Err(err)
-        }
+        Ok(()) => {}
+        Err(err) if optional && err == ENOENT => {}
+        Err(err) => pr_err!(
+            "cannot turn off {} (error {}); whoever uses it is killed\n",
+            what,
+            err.to_errno()
+        ),
     }
 }

@@ -62,7 +62,10 @@ pub(crate) fn load(require: &[u8]) -> Result {
     let sections = lifecycle::settle_modules()?;
     let mut request = build(&plan, &sections, &query)?;
     hypercall::seal(&mut request).inspect_err(|err| {
-        pr_err!("the host refuses to seal this kernel ({:?})\n", err);
+        pr_err!(
+            "the host refuses to seal this kernel (error {})\n",
+            err.to_errno()
+        );
     })?;
 
     report::sealed(
@@ -81,8 +84,8 @@ fn ask_host() -> Result<abi::Query> {
     }
     let query = hypercall::query().inspect_err(|err| {
         pr_err!(
-            "this host does not offer Heki to this guest ({:?}); not sealed\n",
-            err
+            "this host does not offer Heki to this guest (error {}); not sealed\n",
+            err.to_errno()
         );
     })?;
     if query.version != abi::HEKI_ABI_VERSION {
@@ -116,7 +119,7 @@ impl Plan {
             Err("the host does not offer it")
         };
         let exec = if !has(abi::HEKI_PROT_EXEC) {
-            Err("the host does not offer it: it has neither MBEC nor GMET")
+            Err("the host does not offer it: no MBEC and no GMET there, or VMX or SVM here")
         } else if registers.mask(abi::HEKI_REG_CR4) & CR4_SMEP == 0 {
             Err("CR4.SMEP is not held, so that user pages would run")
         } else {
