@@ -2,9 +2,10 @@
 
 //! The ACPI tables that tell the guest of its CPUs, interrupts, console, power-off and reset.
 //!
-//! The machine is a classic one (PIC, PIT, fixed PM registers), not a hardware-reduced one: a hardware-reduced Linux does
-//! without PIC and PIT, and then cannot calibrate its clocks when the host's KVM offers no paravirtual clock. `devices.rs`
-//! implements the registers named here. Locks: none.
+//! The machine is a classic one (PIC, PIT, fixed PM registers), not a hardware-reduced one: a
+//! hardware-reduced Linux does without PIC and PIT, and then cannot calibrate its clocks when the
+//! host's KVM offers no paravirtual clock. `devices.rs` implements the registers named here. Locks:
+//! none.
 
 use acpi_tables::aml;
 use acpi_tables::facs::FACS;
@@ -32,10 +33,12 @@ use crate::devices::{
     SERIAL_IRQ, //
 };
 
-/// Where the root pointer lies; the other tables follow. The area is where a PC's firmware would be.
+/// Where the root pointer lies; the other tables follow. The area is where a PC's firmware would
+/// be.
 pub(crate) const RSDP: u64 = 0xe_0000;
 
-/// Most vCPUs that these tables can describe: an APIC id has eight bits, the last means everybody, one is the I/O APIC's.
+/// Most vCPUs that these tables can describe: an APIC id has eight bits, the last means everybody,
+/// one is the I/O APIC's.
 pub(crate) const MAX_CPUS: u32 = 254;
 
 const OEM: [u8; 6] = *b"HEKI  ";
@@ -84,7 +87,14 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
 }
 
 fn sdt(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
-    let mut table = Sdt::new(signature, HEADER_LEN, revision, OEM, OEM_TABLE, OEM_REVISION);
+    let mut table = Sdt::new(
+        signature,
+        HEADER_LEN,
+        revision,
+        OEM,
+        OEM_TABLE,
+        OEM_REVISION,
+    );
     table.append_slice(body);
     table.as_slice().to_vec()
 }
@@ -132,7 +142,13 @@ fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
     fadt.p_lvl2_lat = 101.into();
     fadt.p_lvl3_lat = 1001.into();
     fadt.iapc_boot_arch = (LEGACY_DEVICES | NO_VGA | NO_CMOS_CLOCK).into();
-    fadt.reset_reg = GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, RESET_CONTROL.into());
+    fadt.reset_reg = GAS::new(
+        AddressSpace::SystemIo,
+        8,
+        0,
+        AccessSize::ByteAccess,
+        RESET_CONTROL.into(),
+    );
     fadt.reset_value = RESET_NOW;
     bytes(&fadt.finalize())
 }
@@ -171,7 +187,10 @@ mod tests {
     }
 
     fn find(nr_cpus: u32, signature: &[u8]) -> (u64, Vec<u8>) {
-        tables(nr_cpus).into_iter().find(|(_, table)| table.starts_with(signature)).unwrap()
+        tables(nr_cpus)
+            .into_iter()
+            .find(|(_, table)| table.starts_with(signature))
+            .unwrap()
     }
 
     #[test]
@@ -203,7 +222,8 @@ mod tests {
 
     #[test]
     fn pointers_lead_to_the_tables() {
-        let word = |table: &[u8], at: usize| u64::from_le_bytes(table[at..at + 8].try_into().unwrap());
+        let word =
+            |table: &[u8], at: usize| u64::from_le_bytes(table[at..at + 8].try_into().unwrap());
         let (xsdt, fadt) = (find(1, b"XSDT"), find(1, b"FACP"));
         assert_eq!(word(&find(1, b"RSD PTR ").1, 24), xsdt.0);
         assert_eq!(word(&xsdt.1, 36), fadt.0);

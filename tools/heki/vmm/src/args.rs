@@ -2,7 +2,8 @@
 
 //! The command line: what may be asked for, and a clear word where it may not.
 //!
-//! What needs the kernel image or the host to be judged is judged in `boot.rs` and `vm.rs`. Locks: none.
+//! What needs the kernel image or the host to be judged is judged in `boot.rs` and `vm.rs`. Locks:
+//! none.
 
 use std::path::PathBuf;
 
@@ -12,8 +13,8 @@ use crate::memory::MIB;
 
 /// Boots an x86-64 Linux bzImage under KVM, with its serial console on standard input and output.
 ///
-/// Exit status: 0 when the guest resets or powers off, 128 + N when ended by signal N (130 for Ctrl-C), 2 for wrong usage,
-/// 1 for everything else, with one line that says why.
+/// Exit status: 0 when the guest resets or powers off, 128 + N when ended by signal N (130 for
+/// Ctrl-C), 2 for wrong usage, 1 for everything else, with one line that says why.
 #[derive(Parser, Debug)]
 #[command(name = "heki-vmm", version)]
 pub(crate) struct Args {
@@ -131,7 +132,13 @@ mod tests {
 
     #[test]
     fn sizes() {
-        for (text, mib) in [("256", 256), ("512M", 512), ("3m", 3), ("2G", 2048), ("1g", 1024)] {
+        for (text, mib) in [
+            ("256", 256),
+            ("512M", 512),
+            ("3m", 3),
+            ("2G", 2048),
+            ("1g", 1024),
+        ] {
             assert_eq!(parse(&["--memory", text]).unwrap().memory, mib * MIB);
         }
     }

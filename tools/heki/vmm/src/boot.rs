@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Loading of Linux by its 64-bit boot protocol: what goes where, checked before anything is written.
+//! Loading of Linux by its 64-bit boot protocol: what goes where, checked before anything is
+//! written.
 //!
-//! [`Boot::open`] judges the files, [`Boot::load`] fills guest memory, once per boot. Talks to `memory.rs` and `acpi.rs`;
-//! `vcpu.rs` sets the registers that go with it. Locks: none.
+//! [`Boot::open`] judges the files, [`Boot::load`] fills guest memory, once per boot. Talks to
+//! `memory.rs` and `acpi.rs`; `vcpu.rs` sets the registers that go with it. Locks: none.
 
 use std::fs::File;
 use std::io::{
@@ -110,9 +111,11 @@ impl Boot {
         })
     }
 
-    /// Writes kernel, initrd and all that the boot protocol asks for into zeroed memory. Returns the entry point.
+    /// Writes kernel, initrd and all that the boot protocol asks for into zeroed memory. Returns
+    /// the entry point.
     pub(crate) fn load(&mut self, memory: &Memory) -> Result<u64, Error> {
-        let loaded = BzImage::load(memory, Some(GuestAddress(KERNEL)), &mut self.kernel, None).map_err(Error::LoadKernel)?;
+        let loaded = BzImage::load(memory, Some(GuestAddress(KERNEL)), &mut self.kernel, None)
+            .map_err(Error::LoadKernel)?;
         if let Some(initrd) = &mut self.initrd {
             initrd.load(memory)?;
         }
@@ -190,7 +193,10 @@ impl Needs {
         match start {
             Some(start) if start >= self.kernel_end => Ok(start),
             _ => {
-                let kernel_end = self.kernel_end.checked_next_multiple_of(PAGE).unwrap_or(end);
+                let kernel_end = self
+                    .kernel_end
+                    .checked_next_multiple_of(PAGE)
+                    .unwrap_or(end);
                 Err(Error::InitrdTooLarge {
                     len,
                     room: end.saturating_sub(kernel_end),
@@ -212,7 +218,9 @@ impl Initrd {
     }
 
     fn load(&mut self, memory: &Memory) -> Result<(), Error> {
-        self.file.rewind().map_err(read_error("initrd", &self.path))?;
+        self.file
+            .rewind()
+            .map_err(read_error("initrd", &self.path))?;
         // Checked against low memory when it was placed, so that it fits an address space.
         let len = self.len as usize;
         Ok(memory.read_exact_volatile_from(GuestAddress(self.addr), &mut self.file, len)?)
@@ -240,7 +248,10 @@ fn open_kernel(path: &Path) -> Result<(File, setup_header, u64), Error> {
     let (mut file, len) = open_file("kernel", path)?;
     let mut start = Vec::new();
     let wanted = HEADER_OFFSET + size_of::<setup_header>() as u64;
-    (&mut file).take(wanted).read_to_end(&mut start).map_err(read_error("kernel", path))?;
+    (&mut file)
+        .take(wanted)
+        .read_to_end(&mut start)
+        .map_err(read_error("kernel", path))?;
     match parse_header(&start) {
         Ok(header) => Ok((file, header, len)),
         Err(reason) => Err(Error::NotBzImage {
@@ -255,7 +266,9 @@ fn parse_header(image: &[u8]) -> Result<setup_header, &'static str> {
     let mut header = setup_header::default();
     let mut bytes = image.get(HEADER_OFFSET as usize..).ok_or("too short")?;
     let whole: VolatileSlice<'_> = header.as_bytes();
-    bytes.read_exact_volatile(&mut { whole }).map_err(|_| "too short")?;
+    bytes
+        .read_exact_volatile(&mut { whole })
+        .map_err(|_| "too short")?;
     let (magic, version, flags) = (header.header, header.version, header.xloadflags);
     if magic != HEADER_MAGIC {
         return Err("it has no Linux setup header");
@@ -269,7 +282,8 @@ fn parse_header(image: &[u8]) -> Result<setup_header, &'static str> {
     Ok(header)
 }
 
-/// Page tables that map the first gibibyte onto itself, in large pages: address and value of each used entry.
+/// Page tables that map the first gibibyte onto itself, in large pages: address and value of each
+/// used entry.
 fn page_tables() -> impl Iterator<Item = (u64, u64)> {
     const PRESENT_WRITABLE: u64 = 0x3;
     const LARGE: u64 = 0x80;
@@ -278,7 +292,12 @@ fn page_tables() -> impl Iterator<Item = (u64, u64)> {
         (PAGE_TABLES, level3 | PRESENT_WRITABLE),
         (level3, level2 | PRESENT_WRITABLE),
     ];
-    let lower = (0..512).map(move |index| (level2 + 8 * index, (index * 2 * MIB) | LARGE | PRESENT_WRITABLE));
+    let lower = (0..512).map(move |index| {
+        (
+            level2 + 8 * index,
+            (index * 2 * MIB) | LARGE | PRESENT_WRITABLE,
+        )
+    });
     upper.into_iter().chain(lower)
 }
 
@@ -340,8 +359,11 @@ mod tests {
     #[test]
     fn memory_is_checked() {
         assert!(NEEDS.check_memory(64 * MIB, 64 * MIB).is_ok());
-        let error = NEEDS.check_memory(63 * MIB, 63 * MIB).unwrap_err().to_string();
-        assert!(error.contains("at least 64 MiB"), "{error}");
+        let error = NEEDS
+            .check_memory(63 * MIB, 63 * MIB)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("needs 64 MiB"), "{error}");
     }
 
     #[test]
@@ -354,8 +376,14 @@ mod tests {
     #[test]
     fn initrd_goes_to_the_top() {
         assert_eq!(NEEDS.place_initrd(1, 256 * MIB).unwrap(), 256 * MIB - PAGE);
-        assert_eq!(NEEDS.place_initrd(PAGE, 256 * MIB).unwrap(), 256 * MIB - PAGE);
-        assert_eq!(NEEDS.place_initrd(PAGE + 1, 256 * MIB).unwrap(), 256 * MIB - 2 * PAGE);
+        assert_eq!(
+            NEEDS.place_initrd(PAGE, 256 * MIB).unwrap(),
+            256 * MIB - PAGE
+        );
+        assert_eq!(
+            NEEDS.place_initrd(PAGE + 1, 256 * MIB).unwrap(),
+            256 * MIB - 2 * PAGE
+        );
     }
 
     #[test]
@@ -367,7 +395,10 @@ mod tests {
     #[test]
     fn initrd_leaves_the_kernel_alone() {
         assert_eq!(NEEDS.place_initrd(192 * MIB, 256 * MIB).unwrap(), 64 * MIB);
-        let error = NEEDS.place_initrd(192 * MIB + 1, 256 * MIB).unwrap_err().to_string();
+        let error = NEEDS
+            .place_initrd(192 * MIB + 1, 256 * MIB)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("initrd too large"), "{error}");
         assert!(error.contains(&(192 * MIB).to_string()), "{error}");
         assert!(NEEDS.place_initrd(512 * MIB, 256 * MIB).is_err());

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! This process's side of the guest's console: standard input and output, the terminal, and the signals that end a run.
+//! This process's side of the guest's console: standard input and output, the terminal, and the
+//! signals that end a run.
 //!
-//! `main.rs` sets terminal and signals up, `vm.rs` waits on them, `devices.rs` owns the [`Output`]. Locks: none.
+//! `main.rs` sets terminal and signals up, `vm.rs` waits on them, `devices.rs` owns the [`Output`].
+//! Locks: none.
 
 use std::fs::File;
 use std::io::{
@@ -49,9 +51,15 @@ use crate::exit::Error;
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    /// From now on these signals arrive here only. Call before any thread is started: threads inherit the mask.
+    /// From now on these signals arrive here only. Call before any thread is started: threads
+    /// inherit the mask.
     pub(crate) fn catch() -> Result<Self, Error> {
-        let set = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT]);
+        let set = SigSet::from_iter([
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+        ]);
         set.thread_block().map_err(Error::os("block signals"))?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
         fd.map(Signals).map_err(Error::os("wait for signals"))
@@ -70,7 +78,8 @@ impl AsFd for Signals {
     }
 }
 
-/// The terminal in raw mode, put back when dropped. Does nothing where standard input is no terminal of ours.
+/// The terminal in raw mode, put back when dropped. Does nothing where standard input is no
+/// terminal of ours.
 pub(crate) struct Terminal(Option<Termios>);
 
 impl Terminal {
@@ -87,10 +96,14 @@ impl Terminal {
         termios::cfmakeraw(&mut raw);
         raw.local_flags |= LocalFlags::ISIG;
         // Stopped by Ctrl-Z, we would leave the terminal raw.
-        if let Some(key) = raw.control_chars.get_mut(SpecialCharacterIndices::VSUSP as usize) {
+        if let Some(key) = raw
+            .control_chars
+            .get_mut(SpecialCharacterIndices::VSUSP as usize)
+        {
             *key = libc::_POSIX_VDISABLE;
         }
-        termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw).map_err(Error::os("set up the terminal"))?;
+        termios::tcsetattr(&stdin, SetArg::TCSANOW, &raw)
+            .map_err(Error::os("set up the terminal"))?;
         Ok(Terminal(Some(saved)))
     }
 }
@@ -129,14 +142,22 @@ impl Input {
         Input(stdin.and_then(Result::ok).map(File::from))
     }
 
-    /// Reads what is there into `buffer`; to be called when it is readable. The end of input is the end of this.
+    /// Reads what is there into `buffer`; to be called when it is readable. The end of input is the
+    /// end of this.
     pub(crate) fn read<'a>(&mut self, buffer: &'a mut [u8]) -> &'a [u8] {
         let Some(file) = &mut self.0 else {
             return &[];
         };
         match file.read(buffer) {
             Ok(len) if len > 0 => buffer.get(..len).unwrap_or_default(),
-            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => &[],
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) =>
+            {
+                &[]
+            }
             _ => {
                 self.0 = None;
                 &[]
@@ -159,7 +180,10 @@ impl Delay {
 
     fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC;
-        Ok(Delay(Arc::new(TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?)))
+        Ok(Delay(Arc::new(TimerFd::new(
+            ClockId::CLOCK_MONOTONIC,
+            flags,
+        )?)))
     }
 
     /// Expires in a moment from now.

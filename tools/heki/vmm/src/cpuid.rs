@@ -2,9 +2,10 @@
 
 //! What CPUID tells each vCPU: what KVM supports, with the topology of this guest.
 //!
-//! The vCPUs are the cores of one package, one thread each, their APIC ids in order. They have no VMX or SVM: in a guest
-//! of its own, a guest could run what its seal forbids, so the host offers no execution allow-list with them. Pure;
-//! `vm.rs` asks KVM and hands the result to `vcpu.rs`. Locks: none.
+//! The vCPUs are the cores of one package, one thread each, their APIC ids in order. They have no
+//! VMX or SVM: in a guest of its own, a guest could run what its seal forbids, so the host offers
+//! no execution allow-list with them. Pure; `vm.rs` asks KVM and hands the result to `vcpu.rs`.
+//! Locks: none.
 
 use kvm_bindings::{
     kvm_cpuid_entry2,
@@ -35,13 +36,27 @@ impl Topology {
 }
 
 /// The entries for one vCPU, made from those that KVM supports.
-pub(crate) fn for_vcpu(supported: &[kvm_cpuid_entry2], topology: Topology, tsc_deadline: bool) -> Vec<kvm_cpuid_entry2> {
-    let mut entries: Vec<_> = supported.iter().copied().filter(|entry| !is_topology(entry.function)).collect();
+pub(crate) fn for_vcpu(
+    supported: &[kvm_cpuid_entry2],
+    topology: Topology,
+    tsc_deadline: bool,
+) -> Vec<kvm_cpuid_entry2> {
+    let mut entries: Vec<_> = supported
+        .iter()
+        .copied()
+        .filter(|entry| !is_topology(entry.function))
+        .collect();
     for entry in &mut entries {
         patch(entry, topology, tsc_deadline);
     }
-    let highest = supported.iter().find(|entry| entry.function == 0).map_or(0, |entry| entry.eax);
-    for function in [0xb, 0x1f].into_iter().filter(|function| *function <= highest) {
+    let highest = supported
+        .iter()
+        .find(|entry| entry.function == 0)
+        .map_or(0, |entry| entry.eax);
+    for function in [0xb, 0x1f]
+        .into_iter()
+        .filter(|function| *function <= highest)
+    {
         entries.extend(extended_topology(function, topology));
     }
     entries
@@ -63,7 +78,8 @@ fn patch(entry: &mut kvm_cpuid_entry2, topology: Topology, tsc_deadline: bool) {
             set(&mut entry.ecx, TSC_DEADLINE, tsc_deadline);
             set(&mut entry.edx, HYPER_THREADING, count > 1);
         }
-        // Caches: type 0 ends the list. Those up to level 2 belong to a core, the others to the package.
+        // Caches: type 0 ends the list. Those up to level 2 belong to a core, the others to the
+        // package.
         0x4 | 0x8000_001d if entry.eax & 0x1f != 0 => {
             let cores = count.next_power_of_two() - 1;
             let sharing = if (entry.eax >> 5) & 0x7 > 2 { cores } else { 0 };
@@ -77,7 +93,12 @@ fn patch(entry: &mut kvm_cpuid_entry2, topology: Topology, tsc_deadline: bool) {
             set(&mut entry.ecx, SVM, false);
         }
         0x8000_0008 => {
-            entry.ecx = with_bits(with_bits(entry.ecx, 0, 8, count - 1), 12, 4, topology.core_bits());
+            entry.ecx = with_bits(
+                with_bits(entry.ecx, 0, 8, count - 1),
+                12,
+                4,
+                topology.core_bits(),
+            );
         }
         0x8000_001e => {
             entry.eax = id;
@@ -134,7 +155,14 @@ mod tests {
     }
 
     fn host() -> Vec<kvm_cpuid_entry2> {
-        let mut entries = vec![leaf(0, 0), leaf(1, 0), leaf(0xb, 0), leaf(0xb, 1), leaf(0x1f, 0), leaf(0x4000_0000, 0)];
+        let mut entries = vec![
+            leaf(0, 0),
+            leaf(1, 0),
+            leaf(0xb, 0),
+            leaf(0xb, 1),
+            leaf(0x1f, 0),
+            leaf(0x4000_0000, 0),
+        ];
         entries[0].eax = 0x1f;
         entries[1].ebx = 0x0508_0800;
         entries[2].edx = 5;
@@ -143,7 +171,9 @@ mod tests {
     }
 
     fn get(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> kvm_cpuid_entry2 {
-        let mut found = entries.iter().filter(|entry| (entry.function, entry.index) == (function, index));
+        let mut found = entries
+            .iter()
+            .filter(|entry| (entry.function, entry.index) == (function, index));
         let entry = *found.next().unwrap();
         assert!(found.next().is_none(), "leaf {function:#x} twice");
         entry
@@ -154,13 +184,19 @@ mod tests {
         for id in 0..3 {
             let entries = for_vcpu(&host(), Topology { id, count: 3 }, true);
             let one = get(&entries, 1, 0);
-            assert_eq!((one.ebx >> 24, (one.ebx >> 16) & 0xff, one.ebx & 0xffff), (id, 4, 0x0800));
+            assert_eq!(
+                (one.ebx >> 24, (one.ebx >> 16) & 0xff, one.ebx & 0xffff),
+                (id, 4, 0x0800)
+            );
             assert_ne!(one.ecx & HYPERVISOR, 0);
             assert_ne!(one.ecx & TSC_DEADLINE, 0);
             assert_ne!(one.edx & HYPER_THREADING, 0);
             for function in [0xb, 0x1f] {
                 let (thread, core) = (get(&entries, function, 0), get(&entries, function, 1));
-                assert_eq!((thread.eax, thread.ebx, thread.ecx, thread.edx), (0, 1, 0x100, id));
+                assert_eq!(
+                    (thread.eax, thread.ebx, thread.ecx, thread.edx),
+                    (0, 1, 0x100, id)
+                );
                 assert_eq!((core.eax, core.ebx, core.ecx, core.edx), (2, 3, 0x201, id));
             }
         }
@@ -193,7 +229,14 @@ mod tests {
 
     #[test]
     fn caches_and_amd_leaves() {
-        let mut host = vec![leaf(0, 0), leaf(4, 0), leaf(4, 3), leaf(4, 4), leaf(0x8000_0008, 0), leaf(0x8000_001e, 0)];
+        let mut host = vec![
+            leaf(0, 0),
+            leaf(4, 0),
+            leaf(4, 3),
+            leaf(4, 4),
+            leaf(0x8000_0008, 0),
+            leaf(0x8000_001e, 0),
+        ];
         host[1].eax = 0xffff_c021;
         host[2].eax = 0xffff_c063;
         let entries = for_vcpu(&host, Topology { id: 3, count: 4 }, true);

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The devices that this process emulates, all on I/O ports: console, keyboard controller, power management, reset.
+//! The devices that this process emulates, all on I/O ports: console, keyboard controller, power
+//! management, reset.
 //!
-//! Called by the vCPU threads (`vcpu.rs`) on port accesses and by the main thread (`vm.rs`) on console input.
-//! Locks: both hold the one `Mutex` around [`Devices`]; nothing is locked under it. What the guest writes here is hostile:
-//! unknown ports read as all ones and swallow writes.
+//! Called by the vCPU threads (`vcpu.rs`) on port accesses and by the main thread (`vm.rs`) on
+//! console input. Locks: both hold the one `Mutex` around [`Devices`]; nothing is locked under it.
+//! What the guest writes here is hostile: unknown ports read as all ones and swallow writes.
 
 use std::io;
 use std::sync::Arc;
@@ -67,8 +68,9 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// Devices as after power-on. `irq` is the serial port's interrupt, `input_wanted` is signalled when the guest takes
-    /// input that it did not take before, `output` takes what the guest prints.
+    /// Devices as after power-on. `irq` is the serial port's interrupt, `input_wanted` is signalled
+    /// when the guest takes input that it did not take before, `output` takes what the guest
+    /// prints.
     pub(crate) fn new(irq: IrqFd, input_wanted: Arc<EventFd>, output: Output) -> Self {
         Devices {
             serial: Serial::with_events(Interrupt(irq), InputWanted(input_wanted), output),
@@ -105,7 +107,9 @@ impl Devices {
         match (port, data) {
             (SERIAL..=SERIAL_LAST, _) => self.write_serial((port - SERIAL) as u8, data),
             (PM_EVENT..=PM_CONTROL_LAST, _) => self.pm.write(port, data),
-            (KEYBOARD_COMMAND, [KEYBOARD_RESET_CPU]) => Some(Request::End(End::Reset(ResetCause::I8042))),
+            (KEYBOARD_COMMAND, [KEYBOARD_RESET_CPU]) => {
+                Some(Request::End(End::Reset(ResetCause::I8042)))
+            }
             // One byte only: a wider access here is one to PCI configuration space.
             (RESET_CONTROL, [value]) if value & RESET_CPU != 0 => {
                 Some(Request::End(End::Reset(ResetCause::ResetControl)))
@@ -118,8 +122,11 @@ impl Devices {
         for byte in data {
             match self.serial.write(register, *byte) {
                 Ok(()) => {}
-                Err(vm_superio::serial::Error::IOError(error)) => return Some(Request::ConsoleLost(error)),
-                // A loop-back that overflows, or an interrupt that is already pending many times over: nothing to do.
+                Err(vm_superio::serial::Error::IOError(error)) => {
+                    return Some(Request::ConsoleLost(error))
+                }
+                // A loop-back that overflows, or an interrupt that is already pending many times
+                // over: nothing to do.
                 Err(_) => {}
             }
         }
@@ -206,7 +213,14 @@ impl PowerManagement {
         let [status_low, status_high] = [0, 0];
         let [enable_low, enable_high] = self.enable.to_le_bytes();
         let [control_low, control_high] = (self.control | Self::ACPI_MODE).to_le_bytes();
-        [status_low, status_high, enable_low, enable_high, control_low, control_high]
+        [
+            status_low,
+            status_high,
+            enable_low,
+            enable_high,
+            control_low,
+            control_high,
+        ]
     }
 
     fn read(&self, port: u16, data: &mut [u8]) {
@@ -252,7 +266,10 @@ mod tests {
     fn devices() -> Devices {
         let irq = IrqFd::new(libc::EFD_NONBLOCK).unwrap();
         let input_wanted = Arc::new(EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap());
-        let null = std::fs::File::options().write(true).open("/dev/null").unwrap();
+        let null = std::fs::File::options()
+            .write(true)
+            .open("/dev/null")
+            .unwrap();
         Devices::new(irq, input_wanted, Output::new(OwnedFd::from(null)).unwrap())
     }
 
@@ -268,8 +285,14 @@ mod tests {
     fn resets() {
         assert_eq!(end_of(0x64, &[0xfe]), Some(End::Reset(ResetCause::I8042)));
         assert_eq!(end_of(0x64, &[0xf0]), None);
-        assert_eq!(end_of(0xcf9, &[0x06]), Some(End::Reset(ResetCause::ResetControl)));
-        assert_eq!(end_of(0xcf9, &[0x0e]), Some(End::Reset(ResetCause::ResetControl)));
+        assert_eq!(
+            end_of(0xcf9, &[0x06]),
+            Some(End::Reset(ResetCause::ResetControl))
+        );
+        assert_eq!(
+            end_of(0xcf9, &[0x0e]),
+            Some(End::Reset(ResetCause::ResetControl))
+        );
         assert_eq!(end_of(0xcf9, &[0x02]), None);
         assert_eq!(end_of(0xcf8, &[0, 6, 0, 0x80]), None);
     }
@@ -278,9 +301,15 @@ mod tests {
     fn power_off() {
         let s5 = (u16::from(S5_TYPE) << 10) | 1 << 13;
         assert_eq!(end_of(PM_CONTROL, &s5.to_le_bytes()), Some(End::PowerOff));
-        assert_eq!(end_of(PM_CONTROL + 1, &s5.to_le_bytes()[1..]), Some(End::PowerOff));
+        assert_eq!(
+            end_of(PM_CONTROL + 1, &s5.to_le_bytes()[1..]),
+            Some(End::PowerOff)
+        );
         assert_eq!(end_of(PM_CONTROL, &(s5 & !(1 << 13)).to_le_bytes()), None);
-        assert_eq!(end_of(PM_CONTROL, &(3 << 10 | 1u16 << 13).to_le_bytes()), None);
+        assert_eq!(
+            end_of(PM_CONTROL, &(3 << 10 | 1u16 << 13).to_le_bytes()),
+            None
+        );
     }
 
     #[test]

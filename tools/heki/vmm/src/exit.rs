@@ -45,7 +45,9 @@ impl End {
     pub(crate) fn exit_code(self) -> ExitCode {
         match self {
             End::Reset(_) | End::PowerOff => ExitCode::SUCCESS,
-            End::Signal(signal) => u8::try_from(128 + signal as i32).map_or(ExitCode::FAILURE, ExitCode::from),
+            End::Signal(signal) => {
+                u8::try_from(128 + signal as i32).map_or(ExitCode::FAILURE, ExitCode::from)
+            }
         }
     }
 }
@@ -67,7 +69,10 @@ impl fmt::Display for ResetCause {
             ResetCause::ResetControl => f.write_str("guest reset (reset register)"),
             ResetCause::SystemEvent => f.write_str("guest reset (KVM system event)"),
             ResetCause::TripleFault { cpu, rip } => {
-                write!(f, "guest reset (triple fault on vCPU {cpu} at rip {rip:#x})")
+                write!(
+                    f,
+                    "guest reset (triple fault on vCPU {cpu} at rip {rip:#x})"
+                )
             }
         }
     }
@@ -101,10 +106,12 @@ pub(crate) enum Error {
     #[error("cannot load the kernel: {0}")]
     LoadKernel(#[source] linux_loader::loader::Error),
 
-    #[error("memory too small: this kernel needs at least {needed_mib} MiB, the guest has {given_mib} MiB")]
+    #[error("memory too small: this kernel needs {needed_mib} MiB, the guest has {given_mib} MiB")]
     MemoryTooSmall { needed_mib: u64, given_mib: u64 },
 
-    #[error("initrd too large: {len} bytes, but only {room} bytes of low memory are left beside the kernel")]
+    #[error(
+        "initrd too large: {len} bytes, but low memory has {room} bytes left beside the kernel"
+    )]
     InitrdTooLarge { len: u64, room: u64 },
 
     #[error("kernel command line too long: {len} bytes, this kernel takes {max}")]
@@ -123,7 +130,10 @@ pub(crate) enum Error {
     Heki(String),
 
     #[error("cannot {what}: {source}")]
-    Os { what: &'static str, source: io::Error },
+    Os {
+        what: &'static str,
+        source: io::Error,
+    },
 
     #[error("KVM lets nobody set MSR {index:#x} to {data:#x}")]
     Msr { index: u32, data: u64 },
@@ -156,7 +166,10 @@ mod tests {
 
     #[test]
     fn every_end_is_one_line() {
-        let fault = ResetCause::TripleFault { cpu: 1, rip: 0x1000 };
+        let fault = ResetCause::TripleFault {
+            cpu: 1,
+            rip: 0x1000,
+        };
         assert_eq!(
             End::Reset(fault).to_string(),
             "guest reset (triple fault on vCPU 1 at rip 0x1000)"
@@ -169,8 +182,17 @@ mod tests {
     fn status() {
         let code = |end: End| format!("{:?}", end.exit_code());
         assert_eq!(code(End::PowerOff), format!("{:?}", ExitCode::SUCCESS));
-        assert_eq!(code(End::Reset(ResetCause::I8042)), format!("{:?}", ExitCode::SUCCESS));
-        assert_eq!(code(End::Signal(Signal::SIGINT)), format!("{:?}", ExitCode::from(130)));
-        assert_eq!(code(End::Signal(Signal::SIGTERM)), format!("{:?}", ExitCode::from(143)));
+        assert_eq!(
+            code(End::Reset(ResetCause::I8042)),
+            format!("{:?}", ExitCode::SUCCESS)
+        );
+        assert_eq!(
+            code(End::Signal(Signal::SIGINT)),
+            format!("{:?}", ExitCode::from(130))
+        );
+        assert_eq!(
+            code(End::Signal(Signal::SIGTERM)),
+            format!("{:?}", ExitCode::from(143))
+        );
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The KVM device with which a VMM opts its guest in to Heki. Numbers come from the `heki_abi` crate.
+//! The KVM device with which a VMM opts its guest in to Heki. Numbers come from the `heki_abi`
+//! crate.
 //!
 //! `vm.rs` creates it before the first vCPU and resets it with all vCPUs stopped. Locks: none.
 
@@ -37,14 +38,17 @@ impl Heki {
         }
     }
 
-    /// Forgets what the guest sealed, so that the next one may seal itself. Every vCPU must be stopped.
+    /// Forgets what the guest sealed, so that the next one may seal itself. Every vCPU must be
+    /// stopped.
     pub(crate) fn reset(&self) -> Result<(), Error> {
         let attr = kvm_device_attr {
             group: KVM_DEV_HEKI_CTRL,
             attr: KVM_DEV_HEKI_RESET,
             ..Default::default()
         };
-        self.0.set_device_attr(&attr).map_err(Error::kvm("reset the Heki state"))
+        self.0
+            .set_device_attr(&attr)
+            .map_err(Error::kvm("reset the Heki state"))
     }
 }
 
@@ -53,7 +57,7 @@ fn refusal(error: kvm_ioctls::Error) -> String {
     match error.errno() {
         libc::ENODEV => "this host's kernel has no Heki".into(),
         libc::EOPNOTSUPP => {
-            "this host cannot hold it; it needs KVM's TDP MMU (EPT or NPT) and a VM that is not confidential".into()
+            "this host cannot hold it: that takes KVM's TDP MMU (EPT or NPT)".into()
         }
         _ => error.to_string(),
     }

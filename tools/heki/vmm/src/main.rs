@@ -2,8 +2,8 @@
 
 //! heki-vmm: a small virtual machine monitor that can opt its guest in to Heki.
 //!
-//! Parses the command line ([`args`]), builds the machine ([`vm`]) and turns the end of the run ([`exit`]) into an exit
-//! status. Locks: none here; `devices.rs` names the only one.
+//! Parses the command line ([`args`]), builds the machine ([`vm`]) and turns the end of the run
+//! ([`exit`]) into an exit status. Locks: none here.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 

@@ -20,7 +20,8 @@ use crate::exit::Error;
 
 /// One mebibyte.
 pub(crate) const MIB: u64 = 1 << 20;
-/// Low memory ends here at the latest; the hole up to 4 GiB holds the interrupt controllers and KVM's own pages.
+/// Low memory ends here at the latest; the hole up to 4 GiB holds the interrupt controllers and
+/// KVM's own pages.
 pub(crate) const HOLE_START: u64 = 3 << 30;
 /// Memory that did not fit below the hole goes on here.
 pub(crate) const HOLE_END: u64 = 4 << 30;
@@ -85,7 +86,8 @@ pub(crate) fn allocate(size: u64) -> Result<Memory, Error> {
         parts.push((GuestAddress(start), len));
     }
     let memory = Memory::from_ranges(&parts).map_err(|error| fail(error.to_string()))?;
-    // Large host pages let KVM map the guest with large pages. A host without them refuses, which costs speed only.
+    // Large host pages let KVM map the guest with large pages. A host without them refuses, which
+    // costs speed only.
     let _ = advise(&memory, libc::MADV_HUGEPAGE);
     Ok(memory)
 }
@@ -116,7 +118,9 @@ pub(crate) fn clear(memory: &Memory) -> Result<(), Error> {
 
 fn advise(memory: &Memory, advice: i32) -> std::io::Result<()> {
     for region in memory.iter() {
-        let start = region.get_host_address(MemoryRegionAddress(0)).map_err(std::io::Error::other)?;
+        let start = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(std::io::Error::other)?;
         let len = usize::try_from(region.len()).map_err(std::io::Error::other)?;
         // SAFETY:
         // - `start` and `len` are one private anonymous mapping that lives as long as `memory`.
@@ -160,7 +164,11 @@ mod tests {
                 assert!(addr >= end && len > 0);
                 end = addr + len;
             }
-            let ram: u64 = map.iter().filter(|e| e.r#type == E820_RAM).map(|e| e.size).sum();
+            let ram: u64 = map
+                .iter()
+                .filter(|e| e.r#type == E820_RAM)
+                .map(|e| e.size)
+                .sum();
             assert_eq!(ram, size - (MIB - CONVENTIONAL_END));
         }
     }

@@ -2,8 +2,8 @@
 
 //! One vCPU: its registers at boot, the loop that runs it, and the way back to its first state.
 //!
-//! `vm.rs` creates the vCPUs and gives each a thread. What a guest does here ends at worst in a [`Report`].
-//! Locks: that of the devices, for one port access at a time.
+//! `vm.rs` creates the vCPUs and gives each a thread. What a guest does here ends at worst in a
+//! [`Report`]. Locks: that of the devices, for one port access at a time.
 
 use std::cell::Cell;
 use std::ptr;
@@ -88,11 +88,21 @@ struct State {
 
 impl Vcpu {
     /// Creates vCPU `id`. With `restorable`, remembers its state for [`Self::restore`].
-    pub(crate) fn new(kvm: &Kvm, vm: &VmFd, id: u32, cpuid: &[kvm_cpuid_entry2], restorable: bool) -> Result<Self, Error> {
-        let fd = vm.create_vcpu(id.into()).map_err(Error::kvm("create a vCPU"))?;
+    pub(crate) fn new(
+        kvm: &Kvm,
+        vm: &VmFd,
+        id: u32,
+        cpuid: &[kvm_cpuid_entry2],
+        restorable: bool,
+    ) -> Result<Self, Error> {
+        let fd = vm
+            .create_vcpu(id.into())
+            .map_err(Error::kvm("create a vCPU"))?;
         let fail = |reason: String| Error::Vcpu { cpu: id, reason };
-        let cpuid = CpuId::from_entries(cpuid).map_err(|error| fail(format!("CPUID: {error:?}")))?;
-        fd.set_cpuid2(&cpuid).map_err(Error::kvm("set a vCPU's CPUID"))?;
+        let cpuid =
+            CpuId::from_entries(cpuid).map_err(|error| fail(format!("CPUID: {error:?}")))?;
+        fd.set_cpuid2(&cpuid)
+            .map_err(Error::kvm("set a vCPU's CPUID"))?;
         let initial = match restorable {
             true => Some(Box::new(State::save(kvm, &fd)?)),
             false => None,
@@ -120,10 +130,14 @@ impl Vcpu {
             rflags: RFLAGS,
             ..Default::default()
         };
-        self.fd.set_regs(&regs).map_err(Error::kvm("set registers"))?;
+        self.fd
+            .set_regs(&regs)
+            .map_err(Error::kvm("set registers"))?;
         let mut sregs = self.fd.get_sregs().map_err(Error::kvm("read registers"))?;
         enter_long_mode(&mut sregs);
-        self.fd.set_sregs(&sregs).map_err(Error::kvm("set system registers"))
+        self.fd
+            .set_sregs(&sregs)
+            .map_err(Error::kvm("set system registers"))
     }
 
     /// What firmware would do: memory is cached, string instructions are fast.
@@ -136,7 +150,8 @@ impl Vcpu {
         Ok(())
     }
 
-    /// Runs the guest until it ends or until [`Shared::stopping`]. To be called on the vCPU's own thread.
+    /// Runs the guest until it ends or until [`Shared::stopping`]. To be called on the vCPU's own
+    /// thread.
     pub(crate) fn run(&mut self, shared: &Shared) {
         let kickable = Kickable::new(&mut self.fd);
         if let Some(report) = self.run_guest(shared) {
@@ -164,7 +179,8 @@ impl Vcpu {
         None
     }
 
-    /// Lets KVM complete the port or memory access that it last reported, without running the guest.
+    /// Lets KVM complete the port or memory access that it last reported, without running the
+    /// guest.
     fn finish_access(&mut self, shared: &Shared) {
         /// Any access is in fewer parts.
         const MAX_PARTS: usize = 16;
@@ -181,11 +197,17 @@ impl Vcpu {
     fn explain(&mut self, seen: Seen) -> Report {
         let rip = self.fd.get_regs().map_or(0, |regs| regs.rip);
         let reason = match seen {
-            Seen::TripleFault => return Ok(End::Reset(ResetCause::TripleFault { cpu: self.id, rip })),
+            Seen::TripleFault => {
+                return Ok(End::Reset(ResetCause::TripleFault { cpu: self.id, rip }))
+            }
             Seen::InternalError => {
-                // SAFETY: KVM filled this variant in, it said so by the exit reason; any bits are a valid integer.
+                // SAFETY: KVM filled this variant in, it said so by the exit reason; any bits are a
+                // valid integer.
                 let suberror = unsafe { self.fd.get_kvm_run().__bindgen_anon_1.internal.suberror };
-                format!("KVM internal error {suberror} ({}) at rip {rip:#x}", internal_error(suberror))
+                format!(
+                    "KVM internal error {suberror} ({}) at rip {rip:#x}",
+                    internal_error(suberror)
+                )
             }
             Seen::Unexpected(exit) => format!("unexpected exit {exit} at rip {rip:#x}"),
             Seen::Error(errno) => {
@@ -194,7 +216,10 @@ impl Vcpu {
             }
             Seen::Done | Seen::Report(_) => format!("stopped at rip {rip:#x}"),
         };
-        Err(Error::Vcpu { cpu: self.id, reason })
+        Err(Error::Vcpu {
+            cpu: self.id,
+            reason,
+        })
     }
 }
 
@@ -231,10 +256,14 @@ fn handle(exit: VcpuExit<'_>, shared: &Shared) -> Seen {
         VcpuExit::MmioWrite(..) | VcpuExit::Intr => Seen::Done,
         VcpuExit::Shutdown => Seen::TripleFault,
         VcpuExit::InternalError => Seen::InternalError,
-        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => Seen::Report(Ok(End::Reset(ResetCause::SystemEvent))),
+        VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => {
+            Seen::Report(Ok(End::Reset(ResetCause::SystemEvent)))
+        }
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_SHUTDOWN, _) => Seen::Report(Ok(End::PowerOff)),
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_CRASH, _) => Seen::Unexpected("guest crash".into()),
-        VcpuExit::FailEntry(reason, _) => Seen::Unexpected(format!("failed entry (hardware reason {reason:#x})")),
+        VcpuExit::FailEntry(reason, _) => {
+            Seen::Unexpected(format!("failed entry (hardware reason {reason:#x})"))
+        }
         other => Seen::Unexpected(format!("{other:?}")),
     }
 }
@@ -299,18 +328,25 @@ impl State {
 
     /// Order matters: the APIC's mode (in `sregs`) comes before its registers.
     fn restore(&self, fd: &VcpuFd) -> Result<(), Error> {
-        fd.set_regs(&self.regs).map_err(Error::kvm("reset registers"))?;
-        fd.set_sregs(&self.sregs).map_err(Error::kvm("reset system registers"))?;
+        fd.set_regs(&self.regs)
+            .map_err(Error::kvm("reset registers"))?;
+        fd.set_sregs(&self.sregs)
+            .map_err(Error::kvm("reset system registers"))?;
         self.restore_msrs(fd)?;
         if let Some(xcrs) = &self.xcrs {
             fd.set_xcrs(xcrs).map_err(Error::kvm("reset XCR0"))?;
         }
-        // SAFETY: This process asks for no dynamically enabled features, so that KVM reads no more than `kvm_xsave` holds.
+        // SAFETY: This process asks for no dynamically enabled features, so that KVM reads no more
+        // than `kvm_xsave` holds.
         unsafe { fd.set_xsave(&self.xsave) }.map_err(Error::kvm("reset the FPU"))?;
-        fd.set_lapic(&self.lapic).map_err(Error::kvm("reset the APIC"))?;
-        fd.set_vcpu_events(&self.events).map_err(Error::kvm("reset pending events"))?;
-        fd.set_debug_regs(&self.debug).map_err(Error::kvm("reset debug registers"))?;
-        fd.set_mp_state(self.mp).map_err(Error::kvm("reset the run state"))
+        fd.set_lapic(&self.lapic)
+            .map_err(Error::kvm("reset the APIC"))?;
+        fd.set_vcpu_events(&self.events)
+            .map_err(Error::kvm("reset pending events"))?;
+        fd.set_debug_regs(&self.debug)
+            .map_err(Error::kvm("reset debug registers"))?;
+        fd.set_mp_state(self.mp)
+            .map_err(Error::kvm("reset the run state"))
     }
 
     /// Writes the MSRs that have changed; KVM reports some that it lets nobody write.
@@ -328,9 +364,16 @@ impl State {
 
 /// The MSRs that a reset puts back. The TSC goes on, so that the vCPUs stay in step.
 fn restorable_msrs(kvm: &Kvm) -> Result<Vec<u32>, Error> {
-    let list = kvm.get_msr_index_list().map_err(Error::kvm("list its MSRs"))?;
+    let list = kvm
+        .get_msr_index_list()
+        .map_err(Error::kvm("list its MSRs"))?;
     let skipped = |index: &u32| *index == MSR_TSC || HYPERV_MSRS.contains(index);
-    Ok(list.as_slice().iter().copied().filter(|index| !skipped(index)).collect())
+    Ok(list
+        .as_slice()
+        .iter()
+        .copied()
+        .filter(|index| !skipped(index))
+        .collect())
 }
 
 /// Reads those of the MSRs that this vCPU has.
@@ -340,7 +383,8 @@ fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Error> 
     let mut rest = indices;
     while !rest.is_empty() {
         let entries: Vec<_> = rest.iter().map(|index| msr(*index, 0)).collect();
-        let mut msrs = Msrs::from_entries(&entries).map_err(|_| fail()(kvm_ioctls::Error::new(libc::E2BIG)))?;
+        let mut msrs = Msrs::from_entries(&entries)
+            .map_err(|_| fail()(kvm_ioctls::Error::new(libc::E2BIG)))?;
         // KVM stops at the first that it does not know.
         let nr_read = fd.get_msrs(&mut msrs).map_err(fail())?;
         found.extend(msrs.as_slice().iter().take(nr_read));
@@ -350,7 +394,9 @@ fn read_msrs(fd: &VcpuFd, indices: &[u32]) -> Result<Vec<kvm_msr_entry>, Error> 
 }
 
 fn write_msr(fd: &VcpuFd, index: u32, data: u64) -> Result<(), Error> {
-    let written = Msrs::from_entries(&[msr(index, data)]).ok().map(|msrs| fd.set_msrs(&msrs));
+    let written = Msrs::from_entries(&[msr(index, data)])
+        .ok()
+        .map(|msrs| fd.set_msrs(&msrs));
     match written {
         Some(Ok(1)) => Ok(()),
         Some(Err(source)) => Err(Error::kvm("set an MSR")(source)),
@@ -385,7 +431,8 @@ pub(crate) fn prepare_kicks() -> Result<(), Error> {
 extern "C" fn on_kick(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc::c_void) {
     let flag = IMMEDIATE_EXIT.get();
     if !flag.is_null() {
-        // SAFETY: Not null means that a `Kickable` lives on this very thread, and with it the page that holds the flag.
+        // SAFETY: Not null means that a `Kickable` lives on this very thread, and with it the page
+        // that holds the flag.
         unsafe { flag.write_volatile(1) };
     }
 }
@@ -418,8 +465,14 @@ mod tests {
             let descriptor = boot::GDT_ENTRIES[usize::from(segment.selector / 8)];
             let access = (descriptor >> 40) as u8;
             let flags = (descriptor >> 52) as u8;
-            assert_eq!(access, segment.present << 7 | segment.s << 4 | segment.type_);
-            assert_eq!(flags & 0xf, segment.g << 3 | segment.db << 2 | segment.l << 1);
+            assert_eq!(
+                access,
+                segment.present << 7 | segment.s << 4 | segment.type_
+            );
+            assert_eq!(
+                flags & 0xf,
+                segment.g << 3 | segment.db << 2 | segment.l << 1
+            );
         }
         assert_eq!(sregs.gdt.limit, 31);
     }

@@ -2,8 +2,9 @@
 
 //! The machine: what KVM is asked for and in which order, the threads, and the reset.
 //!
-//! The main thread owns [`Vm`] and waits for signals, input and reports; each vCPU has a thread (`vcpu.rs`) while the guest
-//! runs. Both share [`Shared`]. Locks: the devices' and the report's, never both at once.
+//! The main thread owns [`Vm`] and waits for signals, input and reports; each vCPU has a thread
+//! (`vcpu.rs`) while the guest runs. Both share [`Shared`]. Locks: the devices' and the report's,
+//! never both at once.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{
@@ -156,29 +157,39 @@ impl Vm {
         let threads = self.start()?;
         let end = self.wait(signals);
         if matches!(end, Ok(End::Signal(_))) {
-            // No waiting for a thread that may be stuck on the output: the process is about to end, and takes it along.
+            // No waiting for a thread that may be stuck on the output: the process is about to end,
+            // and takes it along.
             let _ = self.flush();
             return end;
         }
         self.stop(threads)?;
-        self.shared.devices().flush().map_err(Error::os("write the guest's output"))?;
+        self.shared
+            .devices()
+            .flush()
+            .map_err(Error::os("write the guest's output"))?;
         end
     }
 
-    /// Back to the state after power-on, with the kernel loaded anew. Only when the guest is not running.
+    /// Back to the state after power-on, with the kernel loaded anew. Only when the guest is not
+    /// running.
     pub(crate) fn reset(&mut self) -> Result<(), Error> {
         // First, for what was sealed may be neither cleared nor loaded over.
         if let Some(heki) = &self.heki {
             heki.reset()?;
         }
         memory::clear(&self.shared.memory)?;
-        self.shared.devices().reset().map_err(Error::os("reset the devices"))?;
+        self.shared
+            .devices()
+            .reset()
+            .map_err(Error::os("reset the devices"))?;
         self.vcpus.iter().try_for_each(Vcpu::restore)?;
         if let Some(chips) = &self.chips {
             chips.restore(&self.fd)?;
         }
         let clock = kvm_clock_data::default();
-        self.fd.set_clock(&clock).map_err(Error::kvm("reset the clock"))?;
+        self.fd
+            .set_clock(&clock)
+            .map_err(Error::kvm("reset the clock"))?;
         self.load()
     }
 
@@ -192,7 +203,9 @@ impl Vm {
                 vcpu.run(&shared);
                 vcpu
             };
-            let thread = thread::Builder::new().name(format!("vcpu{index}")).spawn(body);
+            let thread = thread::Builder::new()
+                .name(format!("vcpu{index}"))
+                .spawn(body);
             threads.push(thread.map_err(Error::os("start a thread"))?);
         }
         Ok(threads)
@@ -226,7 +239,8 @@ impl Vm {
             }
             if ready.delay {
                 self.delay.rest();
-                self.flush().map_err(Error::os("write the guest's output"))?;
+                self.flush()
+                    .map_err(Error::os("write the guest's output"))?;
             }
             if ready.input {
                 self.pass_input();
@@ -242,7 +256,10 @@ impl Vm {
             wanted(self.delay.as_fd()),
         ];
         // Without room, we are woken when there is some.
-        if self.devices_now().is_some_and(|mut devices| devices.input_room() > 0) {
+        if self
+            .devices_now()
+            .is_some_and(|mut devices| devices.input_room() > 0)
+        {
             fds.extend(self.input.fd().map(wanted));
         }
         match poll(&mut fds, PollTimeout::NONE) {
@@ -267,7 +284,9 @@ impl Vm {
 
     fn pass_input(&mut self) {
         let mut buffer = [0; 64];
-        let room = self.devices_now().map_or(0, |mut devices| devices.input_room());
+        let room = self
+            .devices_now()
+            .map_or(0, |mut devices| devices.input_room());
         let bytes = match buffer.get_mut(..room.min(64)) {
             Some(free) if !free.is_empty() => self.input.read(free),
             _ => return,
@@ -276,8 +295,8 @@ impl Vm {
         self.shared.devices().input(bytes);
     }
 
-    /// The devices, unless a vCPU holds them: it may be stuck on the output, and this thread must go on hearing signals.
-    /// Then we are woken for another try.
+    /// The devices, unless a vCPU holds them: it may be stuck on the output, and this thread must
+    /// go on hearing signals. Then we are woken for another try.
     fn devices_now(&self) -> Option<MutexGuard<'_, Devices>> {
         let devices = self.shared.try_devices();
         if devices.is_none() {
@@ -300,7 +319,8 @@ impl Shared {
     fn new(vm: &VmFd, memory: Memory, output: Output) -> Result<Self, Error> {
         let irq = vmm_sys_util::eventfd::EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let irq = irq.map_err(Error::os("create an event"))?;
-        vm.register_irqfd(&irq, SERIAL_IRQ).map_err(Error::kvm("wire an interrupt"))?;
+        vm.register_irqfd(&irq, SERIAL_IRQ)
+            .map_err(Error::kvm("wire an interrupt"))?;
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
         let wake = Arc::new(wake.map_err(Error::os("create an event"))?);
         Ok(Shared {
@@ -312,7 +332,8 @@ impl Shared {
         })
     }
 
-    /// The devices. A thread that panicked with them leaves them usable: nothing in them spans two calls.
+    /// The devices. A thread that panicked with them leaves them usable: nothing in them spans two
+    /// calls.
     pub(crate) fn devices(&self) -> MutexGuard<'_, Devices> {
         self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -374,7 +395,8 @@ impl Chips {
         let mut irq = [kvm_irqchip::default(); 3];
         for (chip_id, chip) in (0..).zip(&mut irq) {
             chip.chip_id = chip_id;
-            vm.get_irqchip(chip).map_err(Error::kvm("read an interrupt controller"))?;
+            vm.get_irqchip(chip)
+                .map_err(Error::kvm("read an interrupt controller"))?;
         }
         let pit = vm.get_pit2().map_err(Error::kvm("read the timer"))?;
         Ok(Chips { irq, pit })
@@ -382,9 +404,11 @@ impl Chips {
 
     fn restore(&self, vm: &VmFd) -> Result<(), Error> {
         for chip in &self.irq {
-            vm.set_irqchip(chip).map_err(Error::kvm("reset an interrupt controller"))?;
+            vm.set_irqchip(chip)
+                .map_err(Error::kvm("reset an interrupt controller"))?;
         }
-        vm.set_pit2(&self.pit).map_err(Error::kvm("reset the timer"))
+        vm.set_pit2(&self.pit)
+            .map_err(Error::kvm("reset the timer"))
     }
 }
 
@@ -397,7 +421,10 @@ fn open_kvm() -> Result<Kvm, Error> {
         (Cap::ImmediateExit, "immediate exits"),
         (Cap::VcpuEvents, "KVM_GET_VCPU_EVENTS"),
     ];
-    match wanted.into_iter().find(|(cap, _)| !kvm.check_extension(*cap)) {
+    match wanted
+        .into_iter()
+        .find(|(cap, _)| !kvm.check_extension(*cap))
+    {
         Some((_, name)) => Err(Error::MissingCapability(name)),
         None => Ok(kvm),
     }
@@ -415,9 +442,12 @@ fn check_cpus(kvm: &Kvm, asked: u32) -> Result<(), Error> {
 /// A VM with interrupt controllers and timer, no memory and no vCPUs.
 fn create_vm(kvm: &Kvm) -> Result<VmFd, Error> {
     let vm = kvm.create_vm().map_err(Error::kvm("create a VM"))?;
-    vm.set_identity_map_address(KVM_IDENTITY_MAP).map_err(Error::kvm("place its identity map"))?;
-    vm.set_tss_address(KVM_TSS as usize).map_err(Error::kvm("place its TSS"))?;
-    vm.create_irq_chip().map_err(Error::kvm("create interrupt controllers"))?;
+    vm.set_identity_map_address(KVM_IDENTITY_MAP)
+        .map_err(Error::kvm("place its identity map"))?;
+    vm.set_tss_address(KVM_TSS as usize)
+        .map_err(Error::kvm("place its TSS"))?;
+    vm.create_irq_chip()
+        .map_err(Error::kvm("create interrupt controllers"))?;
     let pit = kvm_pit_config {
         flags: KVM_PIT_SPEAKER_DUMMY,
         ..Default::default()
@@ -427,10 +457,15 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, Error> {
 }
 
 fn create_vcpus(kvm: &Kvm, vm: &VmFd, args: &Args) -> Result<Vec<Vcpu>, Error> {
-    let supported = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(Error::kvm("list CPUID"))?;
+    let supported = kvm
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .map_err(Error::kvm("list CPUID"))?;
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     let create = |id| {
-        let topology = Topology { id, count: args.cpus };
+        let topology = Topology {
+            id,
+            count: args.cpus,
+        };
         let cpuid = cpuid::for_vcpu(supported.as_slice(), topology, tsc_deadline);
         Vcpu::new(kvm, vm, id, &cpuid, args.may_reboot())
     };
