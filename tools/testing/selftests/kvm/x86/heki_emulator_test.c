@@ -316,6 +316,16 @@ static void seal_list(struct heki_vm *h)
 	heki_seal_exec(h, req);
 }
 
+/* KVM makes a #UD of whatever keeps it from reading an instruction with the prefix. */
+static bool forced_jump_is_denied(struct heki_vm *h, u64 gva)
+{
+	u64 denied = vcpu_get_stat(h->vcpu[0], heki_denied_exec);
+	u64 vector = forced_jump(h, gva);
+
+	return (vector == UD_VECTOR || vector == GP_VECTOR) &&
+	       vcpu_get_stat(h->vcpu[0], heki_denied_exec) == denied + 1;
+}
+
 /* The CPU runs the prefix in the listed page, the emulator would fetch from the other. */
 HEKI_TEST(forced_fetch, of_an_unlisted_page_is_denied)
 {
@@ -324,8 +334,7 @@ HEKI_TEST(forced_fetch, of_an_unlisted_page_is_denied)
 	put_forced_jump(h, HEKI_PAGE(UNLISTED));
 	EXPECT_EQ(KVM_EXCEPTION_MAGIC, forced_jump(h, HEKI_PAGE(UNLISTED)));
 	seal_list(h);
-	EXPECT_EQ(GP_VECTOR, forced_jump(h, HEKI_PAGE(UNLISTED)));
-	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_exec));
+	EXPECT_TRUE(forced_jump_is_denied(h, HEKI_PAGE(UNLISTED)));
 }
 
 HEKI_TEST(forced_fetch, across_the_end_of_a_listed_page_is_denied)
@@ -335,8 +344,7 @@ HEKI_TEST(forced_fetch, across_the_end_of_a_listed_page_is_denied)
 	put_forced_jump(h, HEKI_PAGE(UNLISTED) - 1);
 	EXPECT_EQ(KVM_EXCEPTION_MAGIC, forced_jump(h, HEKI_PAGE(UNLISTED) - 1));
 	seal_list(h);
-	EXPECT_EQ(GP_VECTOR, forced_jump(h, HEKI_PAGE(UNLISTED) - 1));
-	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_exec));
+	EXPECT_TRUE(forced_jump_is_denied(h, HEKI_PAGE(UNLISTED) - 1));
 }
 
 /* The emulator reads ahead, but not into the next page without need. */

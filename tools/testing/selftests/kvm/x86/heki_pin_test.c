@@ -125,9 +125,12 @@ FIXTURE_TEARDOWN(pin)
 	heki_vm_free(&self->h);
 }
 
+/* CR0.ET reads as user space left it until the first write, then as set. */
 static u64 get_cr(struct kvm_vcpu *vcpu, u32 reg)
 {
-	return heki_call(vcpu, reg == HEKI_REG_CR0 ? guest_get_cr0 : guest_get_cr4);
+	if (reg == HEKI_REG_CR0)
+		return heki_call(vcpu, guest_get_cr0) | X86_CR0_ET;
+	return heki_call(vcpu, guest_get_cr4);
 }
 
 static u64 set_cr(struct kvm_vcpu *vcpu, u32 reg, u64 value)
