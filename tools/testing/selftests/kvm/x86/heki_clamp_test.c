@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What a seal holds in memory: writes and supervisor fetches that are denied
- * with #GP and change nothing, and everything next to them that must go on.
+ * with #GP and change nothing, and everything next to them that must go on. And
+ * what the host tells of it, in counters and traces.
  *
  * Each test has a VM of its own. Page 0 is the one to seal; pages 1 to 511 share
  * its 2 MiB frame. Denials are counted: exactly one each.
@@ -9,6 +10,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 
 #include "kvm_test_harness.h"
 #include "heki.h"
@@ -766,6 +768,92 @@ HEKI_TEST(unpaged, unlisted_code_stops_when_the_vm_is_sealed)
 	vcpu_run(h->vcpu[1]);
 	EXPECT_EQ(KVM_EXIT_SHUTDOWN, h->vcpu[1]->run->exit_reason);
 	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[1], heki_denied_exec));
+}
+
+/*
+ * What the host tells of it
+ */
+
+#define TRACING		"/sys/kernel/tracing"
+#define INSTANCE	TRACING "/instances/heki_selftest"
+#define TRACE_MAX	65536
+
+FIXTURE(trace) {
+	struct heki_vm h;
+	char *text;
+};
+
+FIXTURE_SETUP(trace)
+{
+	if (access(TRACING "/events/kvm_heki", F_OK) ||
+	    (mkdir(INSTANCE, 0700) && errno != EEXIST) ||
+	    !heki_set_param(INSTANCE "/events/kvm_heki/enable", "1"))
+		SKIP(return, "no tracefs at " TRACING);
+	heki_vm_create(&self->h, 1);
+	self->text = calloc(1, TRACE_MAX);
+	ASSERT_TRUE(!!self->text);
+}
+
+FIXTURE_TEARDOWN(trace)
+{
+	heki_set_param(INSTANCE "/events/kvm_heki/enable", "0");
+	rmdir(INSTANCE);
+	heki_vm_free(&self->h);
+	free(self->text);
+}
+
+static void read_trace(char *text)
+{
+	int fd = open(INSTANCE "/trace", O_RDONLY);
+	ssize_t ret, len = 0;
+
+	TEST_ASSERT(fd >= 0, "No trace");
+	while ((ret = read(fd, text + len, TRACE_MAX - 1 - len)) > 0)
+		len += ret;
+	close(fd);
+}
+
+/* Lines of this process that have both words. */
+static int count_lines(const char *text, const char *event, const char *word)
+{
+	char *copy = strdup(text), *line, *rest = copy, task[16];
+	int nr = 0;
+
+	snprintf(task, sizeof(task), "-%d ", getpid());
+	while ((line = strsep(&rest, "\n")))
+		nr += strstr(line, task) && strstr(line, event) && strstr(line, word);
+	free(copy);
+	return nr;
+}
+
+HEKI_TEST(trace, every_decision_is_one_line)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_seal *req;
+
+	heki_query(h);
+	heki_begin_request(h, 0);
+	heki_send(h, h->vcpu[0]);
+	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
+	req = heki_begin_request(h, 0);
+	heki_add_page(req, 0);
+	heki_add_pin(req, HEKI_REG_CR0, X86_CR0_WP);
+	heki_seal(h);
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], NEIGHBOUR));
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], 0));
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_set_cr0,
+				       heki_call(h->vcpu[0], guest_get_cr0) & ~X86_CR0_WP));
+
+	read_trace(self->text);
+	EXPECT_EQ(1, count_lines(self->text, "kvm_heki_query: ", "vcpu 0 "));
+	EXPECT_EQ(2, count_lines(self->text, "kvm_heki_seal: ", "vcpu 0 "));
+	EXPECT_EQ(1, count_lines(self->text, "kvm_heki_seal: ", "empty ret -22"));
+	EXPECT_EQ(1, count_lines(self->text, "kvm_heki_seal: ", "ranges 1 pins 1 flags 0x0 "));
+	EXPECT_EQ(2, count_lines(self->text, "kvm_heki_deny: ", "vcpu 0 "));
+	EXPECT_EQ(1, count_lines(self->text, "kvm_heki_deny: ", "access write gfn 0x40000 "));
+	EXPECT_EQ(1, count_lines(self->text, "kvm_heki_deny: ", "reason sealed"));
+	EXPECT_EQ(1, count_lines(self->text, "kvm_heki_deny: ",
+				 "cr0 bits 0x10000 reason pinned"));
 }
 
 int main(int argc, char *argv[])

@@ -200,9 +200,11 @@ HEKI_TEST(l2, cannot_write_what_l1_sealed)
 
 	heki_seal_page(&l1->h, SEALED);
 	EXPECT_EQ(GP_VECTOR, l2_write(l1, SEALED));
-	EXPECT_EQ(HEKI_CALM, heki_peek(&l1->h, HEKI_PAGE(SEALED)));
-	EXPECT_EQ(1, vcpu_get_stat(l1->h.vcpu[0], heki_denied_write));
+	/* Now KVM maps the page for L2, and must not map it writable. */
 	EXPECT_EQ(0, run_l2(l1, guest_read, HEKI_PAGE(SEALED), 0));
+	EXPECT_EQ(GP_VECTOR, l2_write(l1, SEALED));
+	EXPECT_EQ(HEKI_CALM, heki_peek(&l1->h, HEKI_PAGE(SEALED)));
+	EXPECT_EQ(2, vcpu_get_stat(l1->h.vcpu[0], heki_denied_write));
 
 	EXPECT_EQ(0, l2_write(l1, OPEN));
 	EXPECT_EQ(HEKI_ATTACK, heki_peek(&l1->h, HEKI_PAGE(OPEN)));

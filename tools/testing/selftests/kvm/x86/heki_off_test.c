@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * Off means off: a VM that did not opt in has no hypercall, no protection, no
- * counter and no debugfs file, even while another VM on the host is sealed.
+ * counter and no debugfs file, even while another VM on the host is sealed. With
+ * kvm.heki=all there is no such VM, and other tests run.
  */
 #include "kvm_test_harness.h"
 #include "heki.h"
@@ -163,6 +164,50 @@ HEKI_TEST(off, the_other_vm_has_a_debugfs_file)
 	EXPECT_NE(NULL, strstr(text, "state sealed\n"));
 	EXPECT_NE(NULL, strstr(text, "pin cr0 0x10000\n"));
 	EXPECT_NE(NULL, strstr(text, "range 0x40000000-0x40000fff "));
+}
+
+/*
+ * The host's other choice: every VM is opted in, its VMM need not know of it
+ */
+
+FIXTURE(all) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(all)
+{
+	if (!heki_is_for_all())
+		SKIP(return, "kvm.heki=off: only VMs that ask are opted in");
+	__heki_vm_create(&self->h, 1, HEKI_VM_OFF, VM_MEM_SRC_ANONYMOUS);
+}
+
+FIXTURE_TEARDOWN(all)
+{
+	heki_vm_free(&self->h);
+}
+
+HEKI_TEST(all, a_vm_without_the_device_can_be_sealed)
+{
+	struct heki_vm *h = &self->h;
+
+	EXPECT_EQ(HEKI_STATE_OPEN, heki_query(h).state);
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], 0));
+	heki_seal_page(h, 0);
+	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], 0));
+}
+
+/* A VMM that does know gets its handle at any time. */
+HEKI_TEST(all, a_late_device_can_reset)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_seal_page(h, 0);
+	h->device = kvm_create_device(h->vm, KVM_DEV_TYPE_HEKI);
+	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
+	kvm_device_attr_set(h->device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, NULL);
+	EXPECT_EQ(HEKI_STATE_OPEN, heki_query(h).state);
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], 0));
 }
 
 int main(int argc, char *argv[])

@@ -413,14 +413,24 @@ FIXTURE_TEARDOWN(pins)
 	heki_vm_free(&self->h);
 }
 
-static u64 guest_clts(u64 *arg)
+/*
+ * While TS is set the compiler's own SSE faults: set it, look and clear it in one
+ * statement. Both return CR0 as it was in between.
+ */
+static u64 guest_mov_clts(u64 *arg)
 {
-	return kvm_asm_safe("clts");
+	u64 cr0;
+
+	asm volatile("mov %1, %%cr0; mov %%cr0, %0; clts" : "=&r"(cr0) : "r"(arg[0]) : "memory");
+	return cr0;
 }
 
-static u64 guest_lmsw(u64 *arg)
+static u64 guest_lmsw_clts(u64 *arg)
 {
-	return kvm_asm_safe("lmsw %[msw]", [msw]"r"((u16)arg[0]));
+	u64 cr0;
+
+	asm volatile("lmsw %w1; mov %%cr0, %0; clts" : "=&r"(cr0) : "r"(arg[0]) : "memory");
+	return cr0;
 }
 
 static u64 guest_fep_set_cr0(u64 *arg)
@@ -442,14 +452,12 @@ HEKI_TEST(pins, lmsw_and_clts_still_work)
 	cr0 = get_cr(vcpu, HEKI_REG_CR0);
 	seal_pin(&self->h, HEKI_REG_CR0, X86_CR0_WP);
 
-	EXPECT_EQ(0, set_cr(vcpu, HEKI_REG_CR0, cr0 | X86_CR0_TS));
-	EXPECT_EQ(cr0 | X86_CR0_TS, get_cr(vcpu, HEKI_REG_CR0));
-	EXPECT_EQ(0, heki_call(vcpu, guest_clts));
+	EXPECT_EQ(cr0 | X86_CR0_TS, heki_call(vcpu, guest_mov_clts, cr0 | X86_CR0_TS));
 	EXPECT_EQ(cr0, get_cr(vcpu, HEKI_REG_CR0));
 	/* LMSW cannot clear PE, here as anywhere. */
-	EXPECT_EQ(0, heki_call(vcpu, guest_lmsw, X86_CR0_MP | X86_CR0_TS));
-	EXPECT_EQ(cr0 | X86_CR0_MP | X86_CR0_TS, get_cr(vcpu, HEKI_REG_CR0));
-	EXPECT_EQ(0, heki_call(vcpu, guest_clts));
+	EXPECT_EQ(cr0 | X86_CR0_MP | X86_CR0_TS,
+		  heki_call(vcpu, guest_lmsw_clts, X86_CR0_MP | X86_CR0_TS));
+	EXPECT_EQ(cr0 | X86_CR0_MP, get_cr(vcpu, HEKI_REG_CR0));
 	EXPECT_TRUE(wp_is_in_force(vcpu));
 	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_cr));
 }
@@ -462,9 +470,8 @@ HEKI_TEST(pins, lmsw_and_clts_do_not_leak_a_forced_bit)
 
 	set_bits(self->h.vcpu[0], HEKI_REG_CR0, X86_CR0_WP);
 	seal_pin(&self->h, HEKI_REG_CR0, X86_CR0_WP);
-	EXPECT_EQ(0, heki_call(vcpu, guest_lmsw, X86_CR0_PE | X86_CR0_TS));
-	EXPECT_EQ(cr0 | X86_CR0_TS, get_cr(vcpu, HEKI_REG_CR0));
-	EXPECT_EQ(0, heki_call(vcpu, guest_clts));
+	EXPECT_EQ(cr0 | X86_CR0_TS,
+		  heki_call(vcpu, guest_lmsw_clts, X86_CR0_PE | X86_CR0_TS));
 	EXPECT_EQ(cr0, get_cr(vcpu, HEKI_REG_CR0));
 	EXPECT_TRUE(wp_is_in_force(vcpu));
 }
@@ -606,6 +613,80 @@ HEKI_TEST(pins, smm_runs_under_an_allow_list)
 	heki_seal_exec(h, req);
 	expect_smm(_metadata, h);
 	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[0], heki_denied_exec));
+}
+
+#define SMM_CODE	8	/* the page of the handler, SMBASE + 0x8000 */
+#define SMM_PAGES	16
+
+/* Puts SMM into memory that the guest kernel has as well. */
+static void use_guest_memory_for_smm(struct heki_vm *h)
+{
+	void *hva = heki_hva(h, HEKI_TEST_GPA);
+
+	vm_set_user_memory_region(h->vm, 1 << 16 | HEKI_TEST_SLOT, 0, HEKI_TEST_GPA,
+				  SMM_PAGES * PAGE_SIZE, hva);
+	memcpy(heki_hva(h, HEKI_PAGE(SMM_CODE)), smi_handler, sizeof(smi_handler));
+	vcpu_set_msr(h->vcpu[0], MSR_IA32_SMBASE, HEKI_TEST_GPA);
+}
+
+static void seal_smm(struct heki_vm *h, bool listed)
+{
+	struct heki_seal *req = heki_begin_exec_request(h);
+
+	if (listed)
+		heki_add_range(req, HEKI_PAGE(SMM_CODE), PAGE_SIZE, HEKI_EXEC,
+			       HEKI_KIND_OTHER);
+	heki_seal_exec(h, req);
+}
+
+static u32 exit_of_smi(struct heki_vm *h)
+{
+	inject_smi(h->vcpu[0]);
+	heki_prepare_call(h->vcpu[0], guest_get_cr0, (u64[HEKI_NR_ARGS]){});
+	vcpu_run(h->vcpu[0]);
+	return h->vcpu[0]->run->exit_reason;
+}
+
+FIXTURE(smm) {
+	struct heki_vm h;
+};
+
+FIXTURE_VARIANT(smm) {
+	bool listed;
+	u32 exit;
+};
+
+FIXTURE_VARIANT_ADD(smm, listed) { .listed = true, .exit = KVM_EXIT_IO };
+FIXTURE_VARIANT_ADD(smm, unlisted) { .listed = false, .exit = KVM_EXIT_SHUTDOWN };
+
+FIXTURE_SETUP(smm)
+{
+	heki_vm_create(&self->h, 1);
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	if (!heki_has_exec(&self->h))
+		SKIP(return, "neither MBEC nor GMET on this host");
+	use_guest_memory_for_smm(&self->h);
+}
+
+FIXTURE_TEARDOWN(smm)
+{
+	heki_vm_free(&self->h);
+}
+
+/* SMM is not paged here either, and is no way around the list. */
+HEKI_TEST(smm, in_guest_memory_is_judged_by_the_list)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	ASSERT_EQ(KVM_EXIT_IO, exit_of_smi(&self->h));
+	ASSERT_EQ(HEKI_USER_PORT, vcpu->run->io.port);
+	vcpu_run(vcpu);
+	heki_finish_call(vcpu);
+
+	seal_smm(&self->h, variant->listed);
+	EXPECT_EQ(variant->exit, exit_of_smi(&self->h));
+	EXPECT_EQ(!variant->listed, vcpu_get_stat(vcpu, heki_denied_exec));
 }
 
 int main(int argc, char *argv[])

@@ -270,6 +270,7 @@ static s64 query_at(struct heki_vm *h, u64 gpa, u64 len, u64 a3)
 
 static int query_refused(struct heki_vm *h, const char **why)
 {
+	u64 queries = vcpu_get_stat(h->vcpu[0], heki_query);
 	u64 len = sizeof(struct heki_query);
 
 	CHECK(query_at(h, HEKI_ANSWER_GPA, len - 1, 0) == -KVM_EINVAL);
@@ -278,6 +279,8 @@ static int query_refused(struct heki_vm *h, const char **why)
 	CHECK(query_at(h, HEKI_HOLE_GPA, len, 0) == -KVM_EFAULT);
 	CHECK(query_at(h, REQUEST_END - 8, len, 0) == -KVM_EFAULT);
 	CHECK(query_at(h, ~7ull, len, 0) == -KVM_EFAULT);
+	/* All but the one that used the reserved argument. */
+	CHECK(vcpu_get_stat(h->vcpu[0], heki_query) == queries + 5);
 	return KSFT_PASS;
 }
 
