@@ -750,6 +750,8 @@ HEKI_TEST(unpaged, unlisted_code_shuts_the_vcpu_down)
 	struct heki_vm *h = &self->h;
 
 	seal_list(h);
+	/* The page is mapped for vCPU 0, where user mode may run it: vCPU 1 needs another root. */
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_read, HEKI_PAGE(UNLISTED)));
 	enter_real_mode(h->vcpu[1], HEKI_PAGE(UNLISTED));
 	vcpu_run(h->vcpu[1]);
 	EXPECT_EQ(KVM_EXIT_SHUTDOWN, h->vcpu[1]->run->exit_reason);

@@ -415,14 +415,14 @@ FIXTURE_TEARDOWN(pins)
 
 /*
  * While TS is set the compiler's own SSE faults: set it, look and clear it in one
- * statement. Both return CR0 as it was in between.
+ * statement. Both return CR0 as it was in between, with ET for the reason above.
  */
 static u64 guest_mov_clts(u64 *arg)
 {
 	u64 cr0;
 
 	asm volatile("mov %1, %%cr0; mov %%cr0, %0; clts" : "=&r"(cr0) : "r"(arg[0]) : "memory");
-	return cr0;
+	return cr0 | X86_CR0_ET;
 }
 
 static u64 guest_lmsw_clts(u64 *arg)
@@ -430,7 +430,7 @@ static u64 guest_lmsw_clts(u64 *arg)
 	u64 cr0;
 
 	asm volatile("lmsw %w1; mov %%cr0, %0; clts" : "=&r"(cr0) : "r"(arg[0]) : "memory");
-	return cr0;
+	return cr0 | X86_CR0_ET;
 }
 
 static u64 guest_fep_set_cr0(u64 *arg)
