@@ -7,22 +7,6 @@
 //! host's KVM offers no paravirtual clock. `devices.rs` implements the registers named here. Locks:
 //! none.
 
-use acpi_tables::aml;
-use acpi_tables::facs::FACS;
-use acpi_tables::fadt::{
-    FADTBuilder,
-    Flags,
-    PmProfile, //
-};
-use acpi_tables::gas::{
-    AccessSize,
-    AddressSpace,
-    GAS, //
-};
-use acpi_tables::rsdp::Rsdp;
-use acpi_tables::sdt::Sdt;
-use acpi_tables::Aml;
-
 use crate::devices::{
     PM_CONTROL,
     PM_EVENT,
@@ -43,8 +27,12 @@ pub(crate) const MAX_CPUS: u32 = 254;
 
 const OEM: [u8; 6] = *b"HEKI  ";
 const OEM_TABLE: [u8; 8] = *b"HEKIVMM ";
-const OEM_REVISION: u32 = 1;
-const HEADER_LEN: u32 = 36;
+const CREATOR: [u8; 4] = *b"HEKI";
+/// Of the tables as their author counts, and of the program that wrote them.
+const TABLE_REVISION: u32 = 1;
+/// The header that all tables but RSDP and FACS begin with, and where its checksum is.
+const HEADER_LEN: usize = 36;
+const CHECKSUM: usize = 9;
 
 const LOCAL_APIC: u32 = 0xfee0_0000;
 const IO_APIC: u32 = 0xfec0_0000;
@@ -56,12 +44,12 @@ pub(crate) fn tables(nr_cpus: u32) -> Vec<(u64, Vec<u8>)> {
         next: RSDP + 0x40,
         tables: Vec::new(),
     };
-    let facs = area.add(bytes(&FACS::new()));
+    let facs = area.add(facs());
     let dsdt = area.add(dsdt());
     let fadt = area.add(fadt(facs, dsdt));
     let madt = area.add(madt(nr_cpus));
     let xsdt = area.add(xsdt(&[fadt, madt]));
-    area.tables.push((RSDP, bytes(&Rsdp::new(OEM, xsdt))));
+    area.tables.push((RSDP, rsdp(xsdt)));
     area.tables
 }
 
@@ -80,23 +68,53 @@ impl Area {
     }
 }
 
-fn bytes(table: &dyn Aml) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    table.to_aml_bytes(&mut bytes);
-    bytes
+/// What makes all `bytes` add up to zero.
+fn checksum(bytes: &[u8]) -> u8 {
+    bytes.iter().fold(0_u8, |sum, byte| sum.wrapping_sub(*byte))
 }
 
 fn sdt(signature: [u8; 4], revision: u8, body: &[u8]) -> Vec<u8> {
-    let mut table = Sdt::new(
-        signature,
-        HEADER_LEN,
-        revision,
-        OEM,
-        OEM_TABLE,
-        OEM_REVISION,
-    );
-    table.append_slice(body);
-    table.as_slice().to_vec()
+    let len = (HEADER_LEN + body.len()) as u32;
+    let mut table = signature.to_vec();
+    table.extend(len.to_le_bytes());
+    table.extend([revision, 0]);
+    table.extend(OEM);
+    table.extend(OEM_TABLE);
+    table.extend(TABLE_REVISION.to_le_bytes());
+    table.extend(CREATOR);
+    table.extend(TABLE_REVISION.to_le_bytes());
+    table.extend(body);
+    table[CHECKSUM] = checksum(&table);
+    table
+}
+
+/// The root pointer. Its first 20 bytes have a checksum of their own.
+fn rsdp(xsdt: u64) -> Vec<u8> {
+    const OLD_LEN: usize = 20;
+    const OLD_CHECKSUM: usize = 8;
+    const LEN: u32 = 36;
+    const CHECKSUM: usize = 32;
+    const REVISION: u8 = 2;
+    let mut table = b"RSD PTR \0".to_vec();
+    table.extend(OEM);
+    table.extend([REVISION, 0, 0, 0, 0]);
+    table.extend(LEN.to_le_bytes());
+    table.extend(xsdt.to_le_bytes());
+    table.resize(LEN as usize, 0);
+    table[OLD_CHECKSUM] = checksum(&table[..OLD_LEN]);
+    table[CHECKSUM] = checksum(&table);
+    table
+}
+
+/// Where firmware and kernel would hand a lock to each other: nothing is set but length and version.
+fn facs() -> Vec<u8> {
+    const LEN: u32 = 64;
+    const VERSION_AT: usize = 32;
+    let mut table = b"FACS".to_vec();
+    table.extend(LEN.to_le_bytes());
+    table.resize(LEN as usize, 0);
+    table[VERSION_AT] = 1;
+    table
 }
 
 fn xsdt(tables: &[u64]) -> Vec<u8> {
@@ -104,53 +122,107 @@ fn xsdt(tables: &[u64]) -> Vec<u8> {
     sdt(*b"XSDT", 1, &body)
 }
 
+/// An AML object with a length in it: `opcode`, the length of all behind the opcode, `body`.
+fn aml_sized(opcode: &[u8], body: &[u8]) -> Vec<u8> {
+    const ONE_BYTE_LENGTH_MAX: usize = 0x3f;
+    let len = body.len() + 1;
+    assert!(len <= ONE_BYTE_LENGTH_MAX);
+    [opcode, &[len as u8], body].concat()
+}
+
+/// AML for "this name has that value".
+fn aml_name(name: &[u8; 4], value: &[u8]) -> Vec<u8> {
+    const NAME: u8 = 0x08;
+    [&[NAME], name.as_slice(), value].concat()
+}
+
+/// The definition block, in ACPI Machine Language: the console, and how to power off.
 fn dsdt() -> Vec<u8> {
-    let io = aml::IO::new(SERIAL, SERIAL, 1, 8);
-    let irq = aml::Interrupt::new(true, true, false, false, SERIAL_IRQ);
-    let hid = aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0501"));
-    let uid = aml::Name::new("_UID".into(), &aml::ZERO);
-    let crs = aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&io, &irq]));
-    let serial = aml::Device::new("_SB_.COM1".into(), vec![&hid, &uid, &crs]);
-    let sleep_type = vec![&S5_TYPE as &dyn Aml, &aml::ZERO, &aml::ZERO, &aml::ZERO];
-    let power_off = aml::Name::new("_S5_".into(), &aml::Package::new(sleep_type));
-    let mut body = bytes(&serial);
-    power_off.to_aml_bytes(&mut body);
+    const ZERO: u8 = 0x00;
+    const BYTE: u8 = 0x0a;
+    const DWORD: u8 = 0x0c;
+    const BUFFER: u8 = 0x11;
+    const PACKAGE: u8 = 0x12;
+    const DEVICE: [u8; 2] = [0x5b, 0x82];
+    const DUAL_NAME: u8 = 0x2e;
+    // "PNP0501", compressed as EISA identifiers are.
+    const UART_16550: [u8; 4] = [0x41, 0xd0, 0x05, 0x01];
+
+    let [low, high] = SERIAL.to_le_bytes();
+    // Ports: 16 bits decoded, lowest and highest base, alignment, length.
+    let ports = [0x47, 1, low, high, low, high, 1, 8];
+    // Interrupt: six bytes follow; used by the device, on an edge, active high; one number.
+    let interrupt = [0x89, 6, 0, 0b0011, 1, SERIAL_IRQ as u8, 0, 0, 0];
+    let end_tag = [0x79, 0];
+    let resources = [&ports[..], &interrupt, &end_tag].concat();
+    let resources_len = [BYTE, resources.len() as u8];
+    let resources = aml_sized(&[BUFFER], &[&resources_len[..], &resources].concat());
+
+    let serial = [
+        &[DUAL_NAME][..],
+        b"_SB_COM1",
+        &aml_name(b"_HID", &[&[DWORD], &UART_16550[..]].concat()),
+        &aml_name(b"_UID", &[ZERO]),
+        &aml_name(b"_CRS", &resources),
+    ];
+    let sleep_types = aml_sized(&[PACKAGE], &[4, BYTE, S5_TYPE, ZERO, ZERO, ZERO]);
+    let mut body = aml_sized(&DEVICE, &serial.concat());
+    body.extend(aml_name(b"_S5_", &sleep_types));
     sdt(*b"DSDT", 2, &body)
 }
 
+/// The fixed description, ACPI 6.5: fields by their offset in the table, all others zero.
 fn fadt(facs: u64, dsdt: u64) -> Vec<u8> {
+    const LEN: usize = 276;
+    const REVISION: u8 = 6;
+    const MINOR_REVISION: u8 = 5;
+    const ENTERPRISE_SERVER: u8 = 4;
     const LEGACY_DEVICES: u16 = 1 << 0;
     const NO_VGA: u16 = 1 << 2;
     const NO_CMOS_CLOCK: u16 = 1 << 5;
-    let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, OEM_REVISION)
-        .firmware_ctrl_64(facs)
-        .dsdt_64(dsdt)
-        .preferred_pm_profile(PmProfile::EnterpriseServer)
-        .flag(Flags::Wbinvd)
-        .flag(Flags::ProcC1)
-        .flag(Flags::PwrButton)
-        .flag(Flags::SlpButton)
-        .flag(Flags::FixRtc)
-        .flag(Flags::ResetRegSup)
-        .flag(Flags::Headless);
-    fadt.sci_int = u16::from(SCI).into();
-    fadt.pm1a_evt_blk = u32::from(PM_EVENT).into();
-    fadt.pm1_evt_len = 4;
-    fadt.pm1a_cnt_blk = u32::from(PM_CONTROL).into();
-    fadt.pm1_cnt_len = 2;
+    const WBINVD: u32 = 1 << 0;
+    const C1_ON_ALL: u32 = 1 << 2;
+    const NO_FIXED_POWER_BUTTON: u32 = 1 << 4;
+    const NO_FIXED_SLEEP_BUTTON: u32 = 1 << 5;
+    const NO_FIXED_RTC_WAKE: u32 = 1 << 6;
+    const RESET_REGISTER: u32 = 1 << 10;
+    const HEADLESS: u32 = 1 << 12;
+    const FLAGS: u32 = WBINVD
+        | C1_ON_ALL
+        | NO_FIXED_POWER_BUTTON
+        | NO_FIXED_SLEEP_BUTTON
+        | NO_FIXED_RTC_WAKE
+        | RESET_REGISTER
+        | HEADLESS;
+    // An I/O port, eight bits at offset 0, accessed as a byte.
+    const IO_BYTE: [u8; 4] = [1, 8, 0, 1];
+
+    let mut body = vec![0; LEN - HEADER_LEN];
+    let mut set = |offset: usize, value: &[u8]| {
+        let at = offset - HEADER_LEN;
+        body[at..at + value.len()].copy_from_slice(value);
+    };
+    set(45, &[ENTERPRISE_SERVER]);
+    set(46, &u16::from(SCI).to_le_bytes());
+    set(56, &u32::from(PM_EVENT).to_le_bytes());
+    set(64, &u32::from(PM_CONTROL).to_le_bytes());
+    // Lengths of the two.
+    set(88, &[4, 2]);
     // Latencies beyond these limits say that the C2 and C3 states are absent.
-    fadt.p_lvl2_lat = 101.into();
-    fadt.p_lvl3_lat = 1001.into();
-    fadt.iapc_boot_arch = (LEGACY_DEVICES | NO_VGA | NO_CMOS_CLOCK).into();
-    fadt.reset_reg = GAS::new(
-        AddressSpace::SystemIo,
-        8,
-        0,
-        AccessSize::ByteAccess,
-        RESET_CONTROL.into(),
+    set(96, &101_u16.to_le_bytes());
+    set(98, &1001_u16.to_le_bytes());
+    set(
+        109,
+        &(LEGACY_DEVICES | NO_VGA | NO_CMOS_CLOCK).to_le_bytes(),
     );
-    fadt.reset_value = RESET_NOW;
-    bytes(&fadt.finalize())
+    set(112, &FLAGS.to_le_bytes());
+    set(116, &IO_BYTE);
+    set(120, &u64::from(RESET_CONTROL).to_le_bytes());
+    set(128, &[RESET_NOW]);
+    set(131, &[MINOR_REVISION]);
+    set(132, &facs.to_le_bytes());
+    set(140, &dsdt.to_le_bytes());
+    sdt(*b"FACP", REVISION, &body)
 }
 
 fn madt(nr_cpus: u32) -> Vec<u8> {

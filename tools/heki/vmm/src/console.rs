@@ -275,9 +275,15 @@ impl Write for Output {
 mod tests {
     use super::*;
 
+    /// Reading and writing end of a pipe.
+    fn pipe() -> (File, File) {
+        let (reader, writer) = nix::unistd::pipe().unwrap();
+        (reader.into(), writer.into())
+    }
+
     #[test]
     fn lines_are_written_whole() {
-        let (mut reader, writer) = io::pipe().unwrap();
+        let (mut reader, writer) = pipe();
         let mut output = Output::new(OwnedFd::from(writer)).unwrap();
         let mut seen = [0; 16];
         output.write_all(b"one\n").unwrap();
@@ -291,7 +297,7 @@ mod tests {
 
     #[test]
     fn lost_output_is_an_error() {
-        let (reader, writer) = io::pipe().unwrap();
+        let (reader, writer) = pipe();
         drop(reader);
         let mut output = Output::new(OwnedFd::from(writer)).unwrap();
         assert!(output.write_all(b"gone\n").is_err());
@@ -299,8 +305,8 @@ mod tests {
 
     #[test]
     fn input_ends() {
-        let (reader, mut writer) = io::pipe().unwrap();
-        let mut input = Input(Some(File::from(OwnedFd::from(reader))));
+        let (reader, mut writer) = pipe();
+        let mut input = Input(Some(reader));
         let mut buffer = [0; 8];
         writer.write_all(b"ab").unwrap();
         assert_eq!(input.read(&mut buffer), b"ab");

@@ -10,7 +10,7 @@ use linux_loader::loader::bootparam::boot_e820_entry;
 use vm_memory::{
     Address,
     GuestAddress,
-    GuestMemoryBackend,
+    GuestMemory,
     GuestMemoryMmap,
     GuestMemoryRegion,
     MemoryRegionAddress, //
@@ -70,7 +70,7 @@ fn entry(start: u64, end: u64, kind: u32) -> boot_e820_entry {
     boot_e820_entry {
         addr: start,
         size: end.saturating_sub(start),
-        r#type: kind,
+        type_: kind,
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
             }
             let ram: u64 = map
                 .iter()
-                .filter(|e| e.r#type == E820_RAM)
+                .filter(|e| e.type_ == E820_RAM)
                 .map(|e| e.size)
                 .sum();
             assert_eq!(ram, size - (MIB - CONVENTIONAL_END));
