@@ -12,17 +12,36 @@ bindgen_version=0.73.2		# what setup builds where the system has none
 PATH=$HEKI_CACHE/cargo/bin:$PATH:/usr/sbin:/sbin
 [[ ! -d $HEKI_CACHE/rustup ]] || PATH=$HEKI_CACHE/rustup/bin:$PATH
 
-# find_llvm: the newest complete clang, lld and llvm; "-22" for clang-22, "" for clang.
+# have_all NAME...: are all of these on the path?
+have_all() {
+	local name
+	for name in "$@"; do
+		command -v "$name" >/dev/null || return 1
+	done
+}
+
+# max_clang BINDGEN: the newest clang that this version of bindgen can read with. From version 22 on,
+# one before 0.72.1 loses the fields of every struct that was declared before it was defined.
+max_clang() {
+	if [[ -n $1 ]] && ! version_ge "$1" 0.72.1; then
+		echo 21
+	else
+		echo 999
+	fi
+}
+
+# find_llvm MAX: the newest complete clang, lld and llvm up to that version; "-22" for clang-22, "" for clang.
 find_llvm() {
 	local nn
 	while read -r nn; do
-		if [[ $nn -ge $min_clang ]] && command -v "ld.lld-$nn" "llvm-ar-$nn" "llvm-objcopy-$nn" >/dev/null; then
+		if [[ $nn -ge $min_clang && $nn -le $1 ]] && have_all "ld.lld-$nn" "llvm-ar-$nn" "llvm-objcopy-$nn"; then
 			echo "-$nn"
 			return
 		fi
 	done < <(compgen -c clang- | sed -n 's/^clang-\([0-9]*\)$/\1/p' | sort -urn)
-	command -v clang ld.lld llvm-ar llvm-objcopy >/dev/null || return 1
-	[[ $(clang -dumpversion | cut -d. -f1) -ge $min_clang ]]
+	have_all clang ld.lld llvm-ar llvm-objcopy || return 1
+	nn=$(clang -dumpversion | cut -d. -f1)
+	[[ $nn -ge $min_clang && $nn -le $1 ]]
 }
 
 rustc_version() { rustc --version 2>/dev/null | cut -d' ' -f2; }
@@ -42,15 +61,18 @@ find_rust_src() {
 	return 1
 }
 
-# use_toolchain: set kmake, the command that builds the kernel, or say what is missing.
+# use_toolchain: set kmake, the command that builds the kernel, and clang; or say what is missing.
 use_toolchain() {
-	local llvm rust_src cc
-	llvm=$(find_llvm) || die "no clang, lld and llvm of version $min_clang or newer: see 'make check-tools'"
+	local max llvm rust_src cc
+	max=$(max_clang "$(bindgen_found)")
+	llvm=$(find_llvm "$max") ||
+		die "no clang, lld and llvm of version $min_clang or newer that goes with bindgen $(bindgen_found): see 'make check-tools'"
 	rust_src=$(find_rust_src) || die "no rust-src for rustc $(rustc_version): see 'make check-tools'"
-	cc=clang$llvm
+	clang=clang$llvm
+	cc=$clang
 	! command -v ccache >/dev/null || cc="ccache $cc"
 	[[ -z $llvm ]] || export LIBCLANG_PATH=${LIBCLANG_PATH:-/usr/lib/llvm$llvm/lib}
-	toolchain_id="$("clang$llvm" --version | head -n1), $(rustc --version), bindgen $(bindgen_found), $rust_src"
+	toolchain_id="$("$clang" --version | head -n1), $(rustc --version), bindgen $(bindgen_found), $rust_src"
 	# Variables of an outer make must not reach the kernel's.
 	unset MAKEFLAGS MAKELEVEL MFLAGS
 	# A cold build pays for no second run of the preprocessor.
