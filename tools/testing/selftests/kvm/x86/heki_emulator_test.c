@@ -551,12 +551,6 @@ HEKI_TEST(lasting_writer, stops_when_its_page_is_sealed)
 
 int main(int argc, char *argv[])
 {
-	bool begun;
-	int ret;
-
 	heki_require();
-	begun = heki_begin_forced_emulation();
-	ret = test_harness_run(argc, argv);
-	heki_end_forced_emulation(begun);
-	return ret;
+	return heki_run_with_forced_emulation(test_harness_run, argc, argv);
 }

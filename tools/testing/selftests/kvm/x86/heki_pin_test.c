@@ -691,12 +691,6 @@ HEKI_TEST(smm, in_guest_memory_is_judged_by_the_list)
 
 int main(int argc, char *argv[])
 {
-	bool begun;
-	int ret;
-
 	heki_require();
-	begun = heki_begin_forced_emulation();
-	ret = test_harness_run(argc, argv);
-	heki_end_forced_emulation(begun);
-	return ret;
+	return heki_run_with_forced_emulation(test_harness_run, argc, argv);
 }

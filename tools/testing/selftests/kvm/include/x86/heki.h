@@ -305,17 +305,17 @@ static inline bool heki_is_for_all(void)
 
 #define HEKI_FORCE_EMULATION	"/sys/module/kvm/parameters/force_emulation_prefix"
 
-/* Turns the forced emulation prefix on, if it was off; true if there is something to undo. */
-static inline bool heki_begin_forced_emulation(void)
+/* Runs the tests with the forced emulation prefix turned on, and leaves it as it was. */
+static inline int heki_run_with_forced_emulation(int (*run)(int argc, char **argv), int argc,
+						 char *argv[])
 {
-	return heki_param(HEKI_FORCE_EMULATION) == '0' &&
-	       heki_set_param(HEKI_FORCE_EMULATION, "1");
-}
+	bool begun = heki_param(HEKI_FORCE_EMULATION) == '0' &&
+		     heki_set_param(HEKI_FORCE_EMULATION, "1");
+	int ret = run(argc, argv);
 
-static inline void heki_end_forced_emulation(bool begun)
-{
 	if (begun)
 		heki_set_param(HEKI_FORCE_EMULATION, "0");
+	return ret;
 }
 
 /*
