@@ -50,6 +50,14 @@ sum_of() {
 	find "$@" -type f -print0 | LC_ALL=C sort -z | xargs -0r sha256sum | sha256sum | cut -d' ' -f1
 }
 
+# is_git_tree DIR: is it the top of a git tree? One that git cannot read is an error.
+is_git_tree() {
+	local top
+	[[ -e $1/.git ]] || return 1
+	top=$(git -C "$1" rev-parse --show-toplevel) || die "git cannot read $1; see its message above"
+	[[ $top == "$(cd "$1" && pwd -P)" ]]
+}
+
 # overlay_files: files of the overlay, by their name in the kernel tree.
 overlay_files() {
 	local dirs=() dir
@@ -67,3 +75,10 @@ patch_names() {
 
 # patched_files PATCH...: files that the patches touch, by their name in the kernel tree.
 patched_files() { sed -n 's,^+++ b/\([^[:space:]]*\).*,\1,p' "$@" | LC_ALL=C sort -u; }
+
+# patch_in DIR PATCH: apply it there without fuzz, or say which hunk of which file does not fit.
+patch_in() {
+	local said
+	said=$(patch -d "$1" -p1 -F0 -f -r - --no-backup-if-mismatch <"$patch_dir/$2" 2>&1) ||
+		{ printf '%s\n' "$said" >&2; return 1; }
+}
