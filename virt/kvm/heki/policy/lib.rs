@@ -36,4 +36,5 @@ pub mod pin;
 pub mod refusal;
 pub mod request;
 pub mod rights;
+pub mod sort;
 pub mod verdict;

@@ -28,7 +28,8 @@ use super::{
         PINNABLE_CR4, //
     },
     refusal::Refusal,
-    rights::Rights, //
+    rights::Rights,
+    sort::sort_by_key, //
 };
 
 /// The byte after the last guest physical address that x86 can have.
@@ -145,7 +146,7 @@ pub fn build(request: &Request<'_>, out: &mut [Region]) -> Result<usize, Refusal
     for (slot, region) in out.iter_mut().zip(request.ranges()) {
         *slot = region;
     }
-    out.sort_unstable_by_key(|region| region.start);
+    sort_by_key(out, |region| region.start);
     merge(out)
 }
 

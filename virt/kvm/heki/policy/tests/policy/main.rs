@@ -9,6 +9,7 @@ mod pin;
 mod refusal;
 mod request;
 mod smoke;
+mod sort;
 mod verdict;
 mod wire;
 
