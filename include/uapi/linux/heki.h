@@ -105,7 +105,7 @@ struct heki_query {
 #define HEKI_KIND_IDT			5
 #define HEKI_KIND_TRAMPOLINE		6
 #define HEKI_KIND_POOL			7	/* executable, nothing but INT3 in it */
-#define HEKI_KIND_FTRACE		8	/* an ftrace trampoline; only a GRANT makes one */
+#define HEKI_KIND_FTRACE		8	/* an ftrace trampoline; the host finds it */
 #define HEKI_KIND_COUNT			9
 
 /**
