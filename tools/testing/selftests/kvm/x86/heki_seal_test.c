@@ -365,7 +365,7 @@ static int largest_request(struct heki_vm *h, const char **why)
 	int i;
 
 	for (i = 0; i < HEKI_MAX_RANGES; i++)
-		heki_add_range(req, HEKI_PAGE(i), PAGE_SIZE, 0, i % HEKI_KIND_COUNT);
+		heki_add_range(req, HEKI_PAGE(i), PAGE_SIZE, 0, i % HEKI_KIND_FTRACE);
 	CHECK(heki_request_len(req) >= 65536);
 	CHECK(!heki_send(h, h->vcpu[0]));
 	return KSFT_PASS;
@@ -509,11 +509,11 @@ static int attributes(struct heki_vm *h, const char **why)
 	int fd = h->device;
 
 	CHECK(!__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET));
-	CHECK(__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET + 1) &&
+	CHECK(__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_PROFILE + 1) &&
 	      errno == ENXIO);
 	CHECK(__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL + 1, KVM_DEV_HEKI_RESET) &&
 	      errno == ENXIO);
-	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET + 1, 0, 0) == ENXIO);
+	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_PROFILE + 1, 0, 0) == ENXIO);
 	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL + 1, KVM_DEV_HEKI_RESET, 0, 0) == ENXIO);
 	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, 1, 0) == EINVAL);
 	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, 0, 8) == EINVAL);
