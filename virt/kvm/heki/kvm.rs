@@ -11,5 +11,4 @@
 pub(crate) mod head;
 pub(crate) mod publish;
 pub(crate) mod slots;
-pub(crate) mod text;
 pub(crate) mod vcpu;
