@@ -6,12 +6,14 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 run := @scripts/
 
-.PHONY: help demo test check-tools setup source prepare kernel kernel-builtin vmm \
+.PHONY: help demo test bench check-tools setup source prepare kernel kernel-builtin vmm \
 	initrd kunit selftest shell cargo-test apply refresh check-overlay clean distclean
 
 help:
 	@echo 'make demo            build what is missing, boot, attack, print the table'
 	@echo 'make test            the whole suite; last line: N passed, N failed, N skipped'
+	@echo
+	@echo 'make bench           what changes of sealed text cost, as ratios to an unsealed guest'
 	@echo
 	@echo 'make check-tools     each tool with its version and how to get it'
 	@echo 'make setup           install what is missing (Debian packages need root or sudo)'
@@ -36,7 +38,7 @@ help:
 	@echo 'HEKI_CACHE=DIR                downloads and build results (default: ~/.cache/heki)'
 	@echo 'HEKI_JOBS=N                   parallel jobs'
 
-demo test prepare source apply refresh check-overlay vmm kernel check-tools:
+demo test bench prepare source apply refresh check-overlay vmm kernel check-tools:
 	$(run)$@
 
 setup:

@@ -61,7 +61,7 @@ find_rust_src() {
 	return 1
 }
 
-# use_toolchain: set kmake, the command that builds the kernel, and clang; or say what is missing.
+# use_toolchain: set kmake, the command that builds the kernel, clang and objcopy; or say what is missing.
 use_toolchain() {
 	local max llvm rust_src cc
 	max=$(max_clang "$(bindgen_found)")
@@ -69,6 +69,7 @@ use_toolchain() {
 		die "no clang, lld and llvm of version $min_clang or newer that goes with bindgen $(bindgen_found): see 'make check-tools'"
 	rust_src=$(find_rust_src) || die "no rust-src for rustc $(rustc_version): see 'make check-tools'"
 	clang=clang$llvm
+	objcopy=llvm-objcopy$llvm
 	cc=$clang
 	! command -v ccache >/dev/null || cc="ccache $cc"
 	[[ -z $llvm ]] || export LIBCLANG_PATH=${LIBCLANG_PATH:-/usr/lib/llvm$llvm/lib}

@@ -22,6 +22,7 @@
 struct kvm;
 struct kvm_memory_slot;
 struct kvm_vcpu;
+struct page;
 struct seq_file;
 
 /**
@@ -48,12 +49,19 @@ struct kvm_heki {
 #define KVM_HEKI_ACCESS_WRITE		(1 << 0)
 #define KVM_HEKI_ACCESS_FETCH		(1 << 1)	/* by supervisor mode */
 #define KVM_HEKI_ACCESS_WALK		(1 << 2)	/* by the guest's page-table walker */
+#define KVM_HEKI_ACCESS_PATCH		(1 << 3)	/* by request; never for __kvm_heki_denied() */
 
 /* Why an access is denied: reasons of the tracepoint kvm_heki_deny. */
 #define KVM_HEKI_REASON_SEALED		0
 #define KVM_HEKI_REASON_NOT_EXECUTABLE	1
 #define KVM_HEKI_REASON_PAGE_WALK	2
 #define KVM_HEKI_REASON_PINNED		3
+#define KVM_HEKI_REASON_UNLISTED	4
+#define KVM_HEKI_REASON_FROZEN		5
+#define KVM_HEKI_REASON_FORM		6
+#define KVM_HEKI_REASON_TARGET		7
+#define KVM_HEKI_REASON_STALE		8
+#define KVM_HEKI_REASON_CONTENT		9
 
 /* Which counter a report moves. */
 #define KVM_HEKI_COUNT_QUERY		0
@@ -62,11 +70,16 @@ struct kvm_heki {
 #define KVM_HEKI_COUNT_WRITE		3
 #define KVM_HEKI_COUNT_EXEC		4
 #define KVM_HEKI_COUNT_CR		5
+#define KVM_HEKI_COUNT_PATCH		6
+#define KVM_HEKI_COUNT_PATCHED		7	/* instructions, not requests */
+#define KVM_HEKI_COUNT_GRANT		8
+#define KVM_HEKI_COUNT_DENIED_PATCH	9
 
 /* Written in Rust: virt/kvm/heki/hooks.rs. */
 struct kvm_heki *__kvm_heki_create(u64 cr4_in_hardware);
 void __kvm_heki_destroy(struct kvm_heki *heki);
 void __kvm_heki_reset(struct kvm_heki *heki, struct kvm *kvm);
+int __kvm_heki_set_profile(struct kvm_heki *heki, struct kvm *kvm, const void *data, size_t len);
 long __kvm_heki_hypercall(struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 			  u64 op, u64 gpa, u64 len, u64 flags);
 u32 __kvm_heki_rights(const struct kvm_heki *heki, u64 gfn, u64 nr_pages);
@@ -85,18 +98,30 @@ u64 heki_glue_read_cr(struct kvm_vcpu *vcpu, u32 reg);
 struct kvm *heki_glue_lock_slots(struct kvm_vcpu *vcpu);
 void heki_glue_unlock_slots(struct kvm_vcpu *vcpu);
 bool heki_glue_is_memory(struct kvm *kvm, u64 gfn, u64 nr_pages);
-void heki_glue_begin_change(struct kvm *kvm);
-void heki_glue_end_change(struct kvm *kvm);
+void heki_glue_begin_change(struct kvm *kvm, u64 start, u64 end);
+void heki_glue_end_change(struct kvm *kvm, u64 start, u64 end);
 void heki_glue_wait_for_readers(struct kvm *kvm);
+void heki_glue_reload_vcpus(struct kvm *kvm);
 void heki_glue_trace_query(struct kvm_vcpu *vcpu, long ret);
 void heki_glue_trace_seal(struct kvm_vcpu *vcpu, u32 nr_ranges, u32 nr_pins,
 			  u32 flags, const char *why, u32 why_len, long ret);
-void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u32 reg,
+void heki_glue_trace_patch(struct kvm_vcpu *vcpu, u32 op, u32 nr, const char *why,
+			   u32 why_len, long ret);
+void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u64 va, u32 reg,
 			  u64 bits, u32 reason);
-void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter);
+void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr);
 bool heki_glue_can_hold_exec(struct kvm_vcpu *vcpu);
 bool heki_glue_log_allowed(struct kvm_vcpu *vcpu);
 int heki_glue_pid(struct kvm_vcpu *vcpu);
+
+/* The same: arch/x86/kvm/heki_text.c. */
+int heki_glue_read_memory(struct kvm *kvm, u64 gpa, void *data, u32 len);
+struct page *heki_glue_pin_page(struct kvm *kvm, u64 gfn);
+void heki_glue_unpin_page(struct kvm *kvm, u64 gfn, struct page *page, bool dirty);
+void heki_glue_read_page(struct page *page, u32 offset, void *data, u32 len);
+void heki_glue_write_page(struct page *page, u32 offset, const void *data, u32 len);
+void heki_glue_keep_vcpus_out(struct kvm *kvm);
+void heki_glue_let_vcpus_in(struct kvm *kvm);
 
 #ifdef CONFIG_KVM_HEKI
 DECLARE_STATIC_KEY_FALSE(kvm_heki_key);
@@ -116,7 +141,11 @@ static inline bool kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64
 	u64 heki_refused;		\
 	u64 heki_denied_write;		\
 	u64 heki_denied_exec;		\
-	u64 heki_denied_cr;
+	u64 heki_denied_cr;		\
+	u64 heki_patch;			\
+	u64 heki_patched;		\
+	u64 heki_grant;			\
+	u64 heki_denied_patch;
 
 #define KVM_HEKI_VCPU_STATS_DESC			\
 	STATS_DESC_COUNTER(VCPU, heki_query),		\
@@ -124,7 +153,11 @@ static inline bool kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64
 	STATS_DESC_COUNTER(VCPU, heki_refused),		\
 	STATS_DESC_COUNTER(VCPU, heki_denied_write),	\
 	STATS_DESC_COUNTER(VCPU, heki_denied_exec),	\
-	STATS_DESC_COUNTER(VCPU, heki_denied_cr),
+	STATS_DESC_COUNTER(VCPU, heki_denied_cr),	\
+	STATS_DESC_COUNTER(VCPU, heki_patch),		\
+	STATS_DESC_COUNTER(VCPU, heki_patched),		\
+	STATS_DESC_COUNTER(VCPU, heki_grant),		\
+	STATS_DESC_COUNTER(VCPU, heki_denied_patch),
 
 /* The device type lies above upstream's, so the table of devices must reach it. */
 #define KVM_NR_DEV_TYPES	(KVM_DEV_TYPE_HEKI + 1)

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The floor: safe views of `shim.c`, and the door through which it calls.
+//! The floor: safe views of `shim.c`, and the doors through which it calls.
 //!
-//! Neighbours: `shim.h` declares the same on the C side. Locks: none.
+//! Neighbours: `shim.h` and `text_hooks.h` declare the same on the C side.
+//! Locks: `text_mutex`, then [`PATCH`] or [`POOL`].
 
 // UNSAFETY: Every function of the shim takes and returns plain values, or fills a structure that the wrapper owns.
 
 use core::{
     ffi::CStr,
+    marker::PhantomData,
     mem::MaybeUninit, //
 };
 use kernel::{
@@ -19,10 +21,36 @@ use kernel::{
         c_char,
         c_int,
         c_long,
+        c_uint,
         c_void, //
     },
-    prelude::*, //
+    prelude::*,
+    sync::global_lock,
+    types::NotThreadSafe, //
 };
+use zerocopy::{
+    FromBytes,
+    IntoBytes, //
+};
+
+use crate::{
+    abi,
+    patch,
+    pool, //
+};
+
+global_lock! {
+    // SAFETY: `heki_guest_load()` initializes it before anyone can lock it.
+    /// The request for changes of text; empty until the hooks are installed.
+    pub(crate) unsafe(uninit) static PATCH: Mutex<KVec<u8>> = KVec::new();
+}
+
+global_lock! {
+    // SAFETY: `heki_guest_load()` initializes it before anyone can lock it.
+    /// The request for changes of pages; empty until the hooks are installed. Whoever holds it keeps
+    /// pages from turning to text or back.
+    pub(crate) unsafe(uninit) static POOL: Mutex<KVec<u8>> = KVec::new();
+}
 
 /// What one page-table entry maps (`struct heki_leaf`).
 #[repr(C)]
@@ -75,23 +103,193 @@ extern "C" {
     fn heki_shim_clock(clock: *mut Clock);
     fn heki_shim_quiesce();
     fn heki_shim_modules_settled() -> bool;
-    fn heki_shim_sysctl(path: *const c_char, value: *const c_char) -> c_int;
+    fn heki_shim_write_sysctl(path: *const c_char, value: *const c_char) -> c_int;
+    fn heki_shim_read_sysctl(path: *const c_char, value: *mut c_char, len: usize) -> isize;
     fn heki_shim_crash_kernel() -> bool;
     fn heki_shim_block() -> c_int;
     fn heki_shim_unblock();
+    fn heki_shim_block_cpus();
+    fn heki_shim_unblock_cpus();
     fn heki_shim_stop_efi() -> bool;
+    fn heki_shim_is_trap_page(addr: u64) -> bool;
+    fn heki_shim_tables(areas: *mut abi::Area, max: usize) -> usize;
+    fn heki_shim_untrace_modules();
+    fn heki_shim_install_hooks();
+    fn heki_shim_remove_hooks();
+    fn heki_shim_refused(addr: u64, nr: usize, why: *const c_char);
+    fn heki_text_lock();
+    fn heki_text_unlock();
+    fn heki_text_traced() -> bool;
+    fn heki_text_stop_ftrace();
+    fn heki_text_probed() -> bool;
+    fn heki_text_site(site: *mut abi::Site, addr: *const c_void, new: *const c_void, len: usize);
+    fn heki_text_sites(sites: *mut abi::Site, vec: *const c_void, nr: c_uint);
+    fn heki_text_changed(sites: *const abi::Site, nr: c_uint);
 }
 
 /// Called once, when the module is loaded. Returns 0 or a negative errno.
 ///
 /// # Safety
 ///
-/// `require` must point to a string that ends with NUL and stays as it is for the call.
+/// `require` and `bpf` must point to strings that end with NUL and stay as they are for the call.
 #[no_mangle]
-pub(crate) unsafe extern "C" fn heki_guest_load(require: *const c_char) -> c_int {
+pub(crate) unsafe extern "C" fn heki_guest_load(
+    require: *const c_char,
+    bpf: *const c_char,
+) -> c_int {
     // SAFETY: By this function's safety requirements.
-    let require = unsafe { CStr::from_ptr(require.cast()) };
-    from_result(|| crate::seal::load(require.to_bytes()).map(|()| 0))
+    let (require, bpf) = unsafe {
+        (
+            CStr::from_ptr(require.cast()),
+            CStr::from_ptr(bpf.cast()), //
+        )
+    };
+    // SAFETY: This function is called once, and no hook is installed yet.
+    unsafe {
+        PATCH.init();
+        POOL.init();
+    }
+    from_result(|| crate::seal::load(require.to_bytes(), bpf.to_bytes()).map(|()| 0))
+}
+
+/// The kernel's batch of changes is due. Returns whether the kernel must not make them itself.
+///
+/// # Safety
+///
+/// `vec` must point to `nr` entries of the kernel's batch, which `text_mutex` protects, and that must be held.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn heki_guest_poke_batch(vec: *const c_void, nr: c_uint) -> bool {
+    patch::batch(&Batch {
+        vec,
+        nr,
+        _lifetime: PhantomData,
+    })
+}
+
+/// The kernel wants to write text at `addr`. Returns 0 if it may do so itself, 1 if it is done, else a
+/// negative errno.
+///
+/// # Safety
+///
+/// `addr` and, unless `set`, `src` must point to `len` readable bytes.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn heki_guest_poke(
+    addr: *mut c_void,
+    src: *const c_void,
+    len: usize,
+    set: bool,
+) -> c_int {
+    from_result(|| {
+        patch::single(&Poke {
+            addr,
+            src,
+            len,
+            set,
+            _lifetime: PhantomData,
+        })
+        .map(c_int::from)
+    })
+}
+
+/// Whether a breakpoint may be put at `addr`: 0 or a negative errno.
+#[no_mangle]
+pub(crate) extern "C" fn heki_guest_may_probe(addr: *const c_void) -> c_int {
+    from_result(|| patch::may_probe(addr as u64).map(|()| 0))
+}
+
+/// Pages of text are to become writable. Returns 0 or a negative errno.
+#[no_mangle]
+pub(crate) extern "C" fn heki_guest_make_rw(ptr: *mut c_void, size: usize) -> c_int {
+    from_result(|| pool::release(ptr as u64, size as u64).map(|()| 0))
+}
+
+/// Pages have become read-only and are to run. Returns 0 or a negative errno.
+#[no_mangle]
+pub(crate) extern "C" fn heki_guest_make_rox(ptr: *mut c_void, size: usize) -> c_int {
+    from_result(|| pool::grant(ptr as u64, size as u64).map(|()| 0))
+}
+
+/// The kernel's batch of changes.
+///
+/// # Invariants
+///
+/// `vec` points to `nr` entries, and `text_mutex` is held for `'a`.
+pub(crate) struct Batch<'a> {
+    vec: *const c_void,
+    nr: c_uint,
+    _lifetime: PhantomData<&'a ()>,
+}
+
+impl Batch<'_> {
+    /// Writes as many sites as there are changes, if there is room for all, and returns their number.
+    pub(crate) fn fill(&self, sites: &mut [abi::Site]) -> Option<usize> {
+        let nr = self.nr as usize;
+        let sites = sites.get_mut(..nr)?;
+        // SAFETY: By the type invariants; `sites` has room for `nr`.
+        unsafe { heki_text_sites(sites.as_mut_ptr(), self.vec, self.nr) };
+        Some(nr)
+    }
+}
+
+/// Bytes that the kernel wants to write into its text.
+///
+/// # Invariants
+///
+/// `addr` and, unless `set`, `src` point to `len` readable bytes for `'a`.
+pub(crate) struct Poke<'a> {
+    addr: *mut c_void,
+    src: *const c_void,
+    len: usize,
+    set: bool,
+    _lifetime: PhantomData<&'a ()>,
+}
+
+impl Poke<'_> {
+    /// Where.
+    pub(crate) fn va(&self) -> u64 {
+        self.addr as u64
+    }
+
+    /// How many bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// As a site, if it can be an instruction.
+    pub(crate) fn site(&self) -> Option<abi::Site> {
+        if self.set || self.len == 0 || self.len > abi::HEKI_MAX_INSN as usize {
+            return None;
+        }
+        let mut site = MaybeUninit::uninit();
+        // SAFETY: By the type invariants; a site has room for `HEKI_MAX_INSN` bytes, and all of it is filled.
+        unsafe {
+            heki_text_site(site.as_mut_ptr(), self.addr, self.src, self.len);
+            Some(site.assume_init())
+        }
+    }
+}
+
+/// A block small enough for the stack: its alignment keeps it within a page.
+#[repr(align(64))]
+pub(crate) struct Small<T>(pub(crate) T);
+
+/// `text_mutex`, until dropped.
+pub(crate) struct TextLock(NotThreadSafe);
+
+impl TextLock {
+    /// Takes it. May sleep.
+    pub(crate) fn new() -> Self {
+        // SAFETY: No requirements; `drop()` unlocks it.
+        unsafe { heki_text_lock() };
+        Self(NotThreadSafe)
+    }
+}
+
+impl Drop for TextLock {
+    fn drop(&mut self) {
+        // SAFETY: `new()` locked it, in this task.
+        unsafe { heki_text_unlock() };
+    }
 }
 
 /// Whether this kernel runs under KVM.
@@ -100,12 +298,23 @@ pub(crate) fn on_kvm() -> bool {
     unsafe { heki_shim_on_kvm() }
 }
 
-/// Calls the host with a block that it may read and write.
-pub(crate) fn hypercall(op: u32, block: &mut KVec<u8>) -> c_long {
-    let len = block.len() as u64;
+/// Calls the host with the first `len` bytes of a block that it may read and write.
+pub(crate) fn hypercall(op: u32, block: &mut KVec<u8>, len: usize) -> c_long {
+    let len = len.min(block.len()) as u64;
     // SAFETY: `block` comes from `kmalloc()`, so its memory is contiguous and in the direct map.
     let gpa = unsafe { heki_shim_gpa(block.as_mut_ptr().cast()) };
     // SAFETY: The host reads and writes no more than `len` bytes at `gpa`, and `block` is borrowed for that long.
+    unsafe { heki_shim_hypercall(op.into(), gpa, len) }
+}
+
+/// Calls the host with a block on the stack. Does not sleep.
+pub(crate) fn hypercall_small<T: FromBytes + IntoBytes>(op: u32, block: &mut Small<T>) -> c_long {
+    const { assert!(size_of::<T>() <= align_of::<Small<T>>()) };
+    let len = size_of::<T>() as u64;
+    // SAFETY: `block` does not cross a page, by the assertion above.
+    let gpa = unsafe { heki_shim_gpa((&raw mut block.0).cast()) };
+    // SAFETY: The host reads and writes no more than `len` bytes at `gpa`, `block` is borrowed for that long, and
+    // any bytes are a `T`.
     unsafe { heki_shim_hypercall(op.into(), gpa, len) }
 }
 
@@ -169,10 +378,22 @@ pub(crate) fn modules_settled() -> bool {
     unsafe { heki_shim_modules_settled() }
 }
 
-/// Writes a file below `/proc/sys`. May sleep.
+/// Writes a file below `/proc`. May sleep.
 pub(crate) fn write_sysctl(path: &CStr, value: &CStr) -> Result {
     // SAFETY: Both point to strings that end with NUL and outlive the call.
-    to_result(unsafe { heki_shim_sysctl(path.as_ptr().cast(), value.as_ptr().cast()) })
+    to_result(unsafe { heki_shim_write_sysctl(path.as_ptr().cast(), value.as_ptr().cast()) })
+}
+
+/// Reads the first byte of a file below `/proc`. May sleep.
+pub(crate) fn read_sysctl(path: &CStr) -> Result<u8> {
+    let mut value = 0u8;
+    // SAFETY: `path` ends with NUL, `value` has room for one byte, and both outlive the call.
+    let ret = unsafe { heki_shim_read_sysctl(path.as_ptr().cast(), (&raw mut value).cast(), 1) };
+    match ret {
+        1 => Ok(value),
+        0 => Err(EIO),
+        err => Err(Error::from_errno(err.try_into()?)),
+    }
 }
 
 /// Whether a crash kernel is loaded.
@@ -181,7 +402,7 @@ pub(crate) fn crash_kernel() -> bool {
     unsafe { heki_shim_crash_kernel() }
 }
 
-/// Refuses CPU hotplug, suspend, hibernation and kexec from now on. May sleep.
+/// Refuses suspend, hibernation and kexec from now on. May sleep.
 pub(crate) fn block() -> Result {
     // SAFETY: Called once, from the context of a system call, without locks.
     to_result(unsafe { heki_shim_block() })
@@ -193,8 +414,81 @@ pub(crate) fn unblock() {
     unsafe { heki_shim_unblock() }
 }
 
+/// Refuses CPU hotplug from now on. May sleep.
+pub(crate) fn block_cpus() {
+    // SAFETY: Called from the context of a system call, without locks.
+    unsafe { heki_shim_block_cpus() }
+}
+
+/// Undoes one [`block_cpus`]. May sleep.
+pub(crate) fn unblock_cpus() {
+    // SAFETY: As for `block_cpus()`, which was called before.
+    unsafe { heki_shim_unblock_cpus() }
+}
+
 /// Turns EFI runtime services off and says whether they were on.
 pub(crate) fn stop_efi() -> bool {
     // SAFETY: No requirements.
     unsafe { heki_shim_stop_efi() }
+}
+
+/// Whether the page at `addr`, a kernel address, holds nothing but INT3.
+pub(crate) fn is_trap_page(addr: u64) -> bool {
+    // SAFETY: No requirements: the shim survives an address that is not mapped.
+    unsafe { heki_shim_is_trap_page(addr) }
+}
+
+/// Writes what the host must know of the kernel's text and of that of modules, and returns how many
+/// areas that are, more than `areas` has if there is no room.
+pub(crate) fn tables(areas: &mut [abi::Area]) -> usize {
+    // SAFETY: The shim writes no more areas than `areas` has.
+    unsafe { heki_shim_tables(areas.as_mut_ptr(), areas.len()) }
+}
+
+/// Whether functions are traced.
+pub(crate) fn traced() -> bool {
+    // SAFETY: No requirements.
+    unsafe { heki_text_traced() }
+}
+
+/// Refuses all tracing of functions, for good. None is traced.
+pub(crate) fn stop_ftrace() {
+    // SAFETY: No requirements.
+    unsafe { heki_text_stop_ftrace() }
+}
+
+/// Whether breakpoints of kprobes may be in the text. May sleep.
+pub(crate) fn probed() -> bool {
+    // SAFETY: Called from the context of a system call, without locks.
+    unsafe { heki_text_probed() }
+}
+
+/// Takes the functions of all modules from those that can be traced. May sleep.
+pub(crate) fn untrace_modules() {
+    // SAFETY: Called from the context of a system call, without locks, when modules neither come nor go.
+    unsafe { heki_shim_untrace_modules() }
+}
+
+/// Has the kernel call the doors above. May sleep.
+pub(crate) fn install_hooks() {
+    // SAFETY: Called from the context of a system call, without locks.
+    unsafe { heki_shim_install_hooks() }
+}
+
+/// Undoes [`install_hooks`], and waits until no hook runs. May sleep.
+pub(crate) fn remove_hooks() {
+    // SAFETY: As for `install_hooks()`, which was called before.
+    unsafe { heki_shim_remove_hooks() }
+}
+
+/// Tells perf which text has changed.
+pub(crate) fn text_changed(sites: &[abi::Site]) {
+    // SAFETY: `sites` has that many; a batch has 256 at most.
+    unsafe { heki_text_changed(sites.as_ptr(), sites.len() as c_uint) }
+}
+
+/// Says that a change at `addr`, the first of `nr`, is refused, and why. Does not sleep.
+pub(crate) fn refused(addr: u64, nr: usize, why: &CStr) {
+    // SAFETY: `why` ends with NUL and outlives the call.
+    unsafe { heki_shim_refused(addr, nr, why.as_ptr().cast()) }
 }

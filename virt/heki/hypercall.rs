@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The two requests to the host, and what its refusals mean here.
+//! The requests to the host, and what its refusals mean here.
 //!
 //! Neighbours: `abi` for the wire, [`ffi`](crate::ffi) for the instruction. Locks: none.
 
@@ -18,41 +18,67 @@ use zerocopy::{
 
 use crate::{
     abi,
-    ffi, //
+    ffi::{
+        self,
+        Small, //
+    }, //
 };
-
-// What KVM returns, negated (include/uapi/linux/kvm_para.h).
-const KVM_EPERM: c_long = 1;
-const KVM_E2BIG: c_long = 7;
-const KVM_ENOMEM: c_long = 12;
-const KVM_EFAULT: c_long = 14;
-const KVM_EINVAL: c_long = 22;
-const KVM_EOPNOTSUPP: c_long = 95;
-const KVM_ENOSYS: c_long = 1000;
 
 /// Asks the host what it can hold and whether this kernel is sealed.
 pub(crate) fn query() -> Result<abi::Query> {
     let mut block = KVec::new();
     block.extend_from_slice(abi::Query::new_zeroed().as_bytes(), GFP_KERNEL)?;
-    to_result(ffi::hypercall(abi::HEKI_OP_QUERY, &mut block))?;
+    let bytes = block.len();
+    to_result(ffi::hypercall(abi::HEKI_OP_QUERY, &mut block, bytes))?;
     abi::Query::read_from_bytes(&block).map_err(|_| EPROTO)
 }
 
 /// Asks the host to seal. It does so whole or not at all.
 pub(crate) fn seal(request: &mut KVec<u8>) -> Result {
-    to_result(ffi::hypercall(abi::HEKI_OP_SEAL, request))
+    let bytes = request.len();
+    to_result(ffi::hypercall(abi::HEKI_OP_SEAL, request, bytes))
+}
+
+/// A request to change one instruction.
+#[repr(C)]
+#[derive(FromBytes, IntoBytes)]
+pub(crate) struct PatchOne {
+    /// Which says so.
+    pub(crate) header: abi::Patch,
+    /// The instruction.
+    pub(crate) site: abi::Site,
+}
+
+/// Asks the host to change one instruction. Does not sleep.
+pub(crate) fn patch_one(request: &mut Small<PatchOne>) -> Result {
+    to_result(ffi::hypercall_small(abi::HEKI_OP_PATCH, request))
+}
+
+/// Asks the host to change the instructions in the first `bytes` of `request`.
+pub(crate) fn patch(request: &mut KVec<u8>, bytes: usize) -> Result {
+    to_result(ffi::hypercall(abi::HEKI_OP_PATCH, request, bytes))
+}
+
+/// Asks the host to let the pages in the first `bytes` of `request` run.
+pub(crate) fn grant(request: &mut KVec<u8>, bytes: usize) -> Result {
+    to_result(ffi::hypercall(abi::HEKI_OP_GRANT, request, bytes))
+}
+
+/// Asks the host to let the pages in the first `bytes` of `request` be written.
+pub(crate) fn release(request: &mut KVec<u8>, bytes: usize) -> Result {
+    to_result(ffi::hypercall(abi::HEKI_OP_RELEASE, request, bytes))
 }
 
 fn to_result(ret: c_long) -> Result {
-    match -ret {
+    // What KVM returns is negated.
+    match -(ret as i64) {
         0 => Ok(()),
-        KVM_EPERM => Err(EPERM),
-        KVM_E2BIG => Err(E2BIG),
-        KVM_ENOMEM => Err(ENOMEM),
-        KVM_EFAULT => Err(EFAULT),
-        KVM_EINVAL => Err(EINVAL),
-        KVM_EOPNOTSUPP => Err(EOPNOTSUPP),
-        KVM_ENOSYS => Err(ENODEV),
+        abi::KVM_EPERM => Err(EPERM),
+        abi::KVM_E2BIG => Err(E2BIG),
+        abi::KVM_EFAULT => Err(EFAULT),
+        abi::KVM_EINVAL => Err(EINVAL),
+        abi::KVM_EOPNOTSUPP => Err(EOPNOTSUPP),
+        abi::KVM_ENOSYS => Err(ENODEV),
         _ => Err(EIO),
     }
 }

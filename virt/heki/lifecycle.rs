@@ -2,8 +2,8 @@
 
 //! What must have come to rest before the seal, and what is refused from then on because it would break the kernel.
 //!
-//! Neighbours: [`ffi`](crate::ffi), [`sections`](crate::sections); called by [`seal`](crate::seal).
-//! Locks: none; everything here may sleep.
+//! Neighbours: [`ffi`](crate::ffi), [`sections`](crate::sections), [`hooks`](crate::hooks); called by
+//! [`seal`](crate::seal). Locks: [`Still`]'s; everything here may sleep.
 
 #![deny(unsafe_code)]
 
@@ -18,6 +18,7 @@ use kernel::{
 
 use crate::{
     ffi,
+    hooks::Still,
     sections::{
         self,
         Sections, //
@@ -39,7 +40,7 @@ const SWITCHES: [(&CStr, &str, bool); 2] = [
 
 /// Waits until the clocksource has been the same for a while.
 ///
-/// A change of it rewrites kernel text, which nobody can do once that is sealed.
+/// A change of it rewrites kernel text, which a host that serves no changes of text cannot allow.
 pub(crate) fn settle_clock() -> Result {
     let mut changes = ffi::clock().changes;
     let mut same = 0;
@@ -60,8 +61,22 @@ pub(crate) fn settle_clock() -> Result {
     Err(EAGAIN)
 }
 
+/// Waits until memory is at rest, and returns what it then holds, and keeps it that way.
+pub(crate) fn settle() -> Result<(Sections, Still)> {
+    for _ in 0..MAX_STEPS {
+        let before = settle_modules()?;
+        let still = Still::new();
+        let now = sections::scan()?;
+        if ffi::modules_settled() && now == before {
+            return Ok((now, still));
+        }
+    }
+    pr_err!("kernel text changes all the time; not sealed, try again later\n");
+    Err(EAGAIN)
+}
+
 /// Waits until no module is on its way in or out, and returns what the memory then holds.
-pub(crate) fn settle_modules() -> Result<Sections> {
+fn settle_modules() -> Result<Sections> {
     ffi::quiesce();
     let mut before = sections::scan()?;
     for _ in 0..MAX_STEPS {
@@ -77,25 +92,53 @@ pub(crate) fn settle_modules() -> Result<Sections> {
     Err(EAGAIN)
 }
 
+/// Fails while functions are traced: the trampolines are text that is there already, of which the host cannot know
+/// what it is. New ones it can check.
+pub(crate) fn refuse_traced(_still: &Still) -> Result {
+    if ffi::traced() {
+        pr_err!("functions are traced; not sealed, stop the tracer and remove probes before\n");
+        return Err(EBUSY);
+    }
+    Ok(())
+}
+
 /// Refusals in force. Dropped, it lifts them.
-pub(crate) struct Blocked(());
+pub(crate) struct Blocked {
+    /// Nobody will change text, so no CPU can come or go.
+    frozen: bool,
+}
 
 impl Blocked {
     /// Refuses everything that the kernel would not survive once it is sealed.
-    pub(crate) fn new() -> Result<Self> {
-        ffi::block()
-            .inspect_err(|_| pr_err!("cannot refuse suspend and CPU hotplug; not sealed\n"))?;
-        Ok(Self(()))
+    pub(crate) fn new(frozen: bool) -> Result<Self> {
+        ffi::block().inspect_err(|_| pr_err!("cannot refuse suspend; not sealed\n"))?;
+        if frozen {
+            ffi::block_cpus();
+        }
+        Ok(Self { frozen })
     }
 
     /// Keeps the refusals for good, and adds those that nobody can take back.
     ///
     /// They come after the seal, so that a kernel whose seal is refused is left as it was. Whoever
     /// is faster is killed by the seal itself.
-    pub(crate) fn keep(self) {
+    /// `ftrace` is whether the host serves the sites of ftrace.
+    pub(crate) fn keep(self, ftrace: bool) {
+        let frozen = self.frozen;
         core::mem::forget(self);
         for (path, what, optional) in SWITCHES {
             turn_off(path, what, optional);
+        }
+        if !ftrace {
+            ffi::stop_ftrace();
+        } else if !frozen {
+            // Only now does no module come or go.
+            ffi::untrace_modules();
+        }
+        if ffi::probed() {
+            pr_warn!(
+                "kprobes had breakpoints set since boot: do not remove those that are still there\n"
+            );
         }
         if ffi::stop_efi() {
             pr_warn!("EFI runtime services are turned off: their code would not run\n");
@@ -104,16 +147,17 @@ impl Blocked {
             pr_warn!("the crash kernel that is loaded will not start\n");
         }
         pr_info!(
-            "refused from now on: loading and unloading modules, kexec, suspend, hibernation, CPU hotplug\n"
-        );
-        pr_info!(
-            "not served yet, do not use: ftrace, kprobes, live patching, JIT-compiled BPF, other clocksources\n"
+            "refused from now on: loading and unloading modules, kexec, suspend, hibernation{}\n",
+            if frozen { ", CPU hotplug" } else { "" }
         );
     }
 }
 
 impl Drop for Blocked {
     fn drop(&mut self) {
+        if self.frozen {
+            ffi::unblock_cpus();
+        }
         ffi::unblock();
     }
 }

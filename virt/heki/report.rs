@@ -21,13 +21,31 @@ use crate::{
 };
 
 /// The kinds of memory as the log names them.
-const KINDS: [(u32, &str); 6] = [
+const KINDS: [(u32, &str); 7] = [
     (abi::HEKI_KIND_TEXT, "text"),
     (abi::HEKI_KIND_RODATA, "read-only data"),
     (abi::HEKI_KIND_MODULE_TEXT, "module text"),
     (abi::HEKI_KIND_MODULE_RODATA, "module read-only data"),
     (abi::HEKI_KIND_IDT, "interrupt table"),
     (abi::HEKI_KIND_TRAMPOLINE, "trampoline"),
+    (abi::HEKI_KIND_POOL, "room for text"),
+];
+
+/// What the host serves of changes of text, as the log names it.
+const CHANGES: [(u32, &str); 3] = [
+    (abi::HEKI_PATCH_JUMP_LABEL, "jump labels"),
+    (abi::HEKI_PATCH_STATIC_CALL, "static calls"),
+    (abi::HEKI_PATCH_FTRACE, "ftrace"),
+];
+
+/// What the host checks of the target of a call.
+const TARGETS: [(u32, &str); 3] = [
+    (abi::HEKI_TARGET_SYMBOL, "is a function of the VMM's list"),
+    (
+        abi::HEKI_TARGET_HASH,
+        "has the right type, by its kCFI hash",
+    ),
+    (abi::HEKI_TARGET_ENDBR, "begins with ENDBR64"),
 ];
 
 /// Says what is held.
@@ -48,6 +66,33 @@ pub(crate) fn sealed(plan: &Plan, sections: &Sections) {
         );
     }
     bits(&plan.registers);
+    changes(plan.patch);
+}
+
+/// What becomes of changes of text.
+fn changes(patch: u32) {
+    if patch == 0 {
+        pr_warn!("changes of text: not served by the host: use no tracing, probes or other clocksources\n");
+        return;
+    }
+    for (bit, name) in CHANGES {
+        if patch & bit != 0 {
+            pr_info!("changes of text: {}: made and checked by the host\n", name);
+        } else {
+            pr_warn!(
+                "changes of text: {}: refused: the VMM gave the host no profile of this kernel\n",
+                name
+            );
+        }
+    }
+    for (bit, name) in TARGETS {
+        if patch & bit != 0 {
+            pr_info!("changes of text: the target of a call {}: checked\n", name);
+        }
+    }
+    pr_info!(
+        "changes of text: refused, as no policy of the host allows them: breakpoints (kprobes but on ftrace, kgdb), live patching, compiled BPF\n"
+    );
 }
 
 fn promise(prot: u32) -> &'static str {

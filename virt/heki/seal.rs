@@ -1,20 +1,25 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The order of work: ask, check, bring to rest, refuse, seal, report.
+//! The order of work: ask, check, turn off, hook, refuse, bring to rest, seal, report.
 //!
 //! Everything that can be checked is checked before anything changes, so a load that fails for want of a protection
 //! leaves the kernel as it was.
 //!
-//! Neighbours: all the other rooms. Locks: none; everything here may sleep.
+//! Neighbours: all the other rooms. Locks: those of [`Still`](crate::hooks::Still) around the seal itself; everything
+//! here may sleep.
 
 #![deny(unsafe_code)]
 
 use kernel::prelude::*;
-use zerocopy::IntoBytes;
+use zerocopy::{
+    FromZeros,
+    IntoBytes, //
+};
 
 use crate::{
     abi,
     ffi,
+    hooks::Hooks,
     hypercall,
     lifecycle::{
         self,
@@ -31,8 +36,13 @@ use crate::{
     sections::{
         self,
         Sections, //
-    }, //
+    },
+    switch::Bpf,
+    tables, //
 };
+
+/// Changes of text without which a kernel does not live long: the host serves both, or none counts.
+const VITAL: u32 = abi::HEKI_PATCH_JUMP_LABEL | abi::HEKI_PATCH_STATIC_CALL;
 
 /// A protection that can be had, or why not.
 pub(crate) type Offer = core::result::Result<(), &'static str>;
@@ -47,33 +57,55 @@ pub(crate) struct Plan {
     pub(crate) cr: Offer,
     /// Which bits those are.
     pub(crate) registers: Registers,
+    /// Which changes of text the host serves, and what it checks of them; 0 if text stays as it is.
+    pub(crate) patch: u32,
 }
 
-/// Seals this kernel. `require` is the module's parameter.
-pub(crate) fn load(require: &[u8]) -> Result {
+/// Seals this kernel. `require` and `bpf` are the module's parameters.
+pub(crate) fn load(require: &[u8], bpf: &[u8]) -> Result {
     let required = require::parse(require)?;
+    let bpf = Bpf::parse(bpf)?;
     let query = ask_host()?;
     let plan = Plan::new(&query);
     plan.check(required)?;
     build(&plan, &sections::scan()?, &query)?;
 
-    lifecycle::settle_clock()?;
-    let blocked = Blocked::new()?;
-    let sections = lifecycle::settle_modules()?;
-    let mut request = build(&plan, &sections, &query)?;
+    let compiler = bpf.apply()?;
+    let hooks = if plan.patch != 0 {
+        Some(Hooks::install()?)
+    } else {
+        lifecycle::settle_clock()?;
+        None
+    };
+    let blocked = Blocked::new(plan.patch == 0)?;
+    let sections = seal(&plan, &query, hooks)?;
+
+    let plan = plan.confirmed(&hypercall::query().unwrap_or_else(|_| abi::Query::new_zeroed()));
+    report::sealed(&plan, &sections);
+    blocked.keep(plan.patch & abi::HEKI_PATCH_FTRACE != 0);
+    if let Some(compiler) = compiler {
+        compiler.keep();
+    }
+    Ok(())
+}
+
+/// Asks for the seal while nobody changes text; from then on `hooks` see every change.
+fn seal(plan: &Plan, query: &abi::Query, hooks: Option<Hooks>) -> Result<Sections> {
+    let (sections, still) = lifecycle::settle()?;
+    if plan.patch != 0 {
+        lifecycle::refuse_traced(&still)?;
+    }
+    let mut request = build(plan, &sections, query)?;
     hypercall::seal(&mut request).inspect_err(|err| {
         pr_err!(
             "the host refuses to seal this kernel (error {})\n",
             err.to_errno()
         );
     })?;
-
-    report::sealed(
-        &plan.confirmed(hypercall::query().map_or(0, |query| query.held)),
-        &sections,
-    );
-    blocked.keep();
-    Ok(())
+    if let Some(hooks) = hooks {
+        hooks.keep(&still);
+    }
+    Ok(sections)
 }
 
 /// Asks what the host offers.
@@ -135,11 +167,17 @@ impl Plan {
         } else {
             Ok(())
         };
+        let patch = if write.is_ok() && query.patch & VITAL == VITAL {
+            query.patch
+        } else {
+            0
+        };
         Self {
             write,
             exec,
             cr,
             registers,
+            patch,
         }
     }
 
@@ -164,10 +202,10 @@ impl Plan {
         result
     }
 
-    /// The plan, less what the host does not confirm in `held`.
-    fn confirmed(self, held: u32) -> Self {
+    /// The plan, less what the host does not confirm in `query`.
+    fn confirmed(self, query: &abi::Query) -> Self {
         let confirm = |prot, offer: Offer| {
-            offer.and(if held & prot != 0 {
+            offer.and(if query.held & prot != 0 {
                 Ok(())
             } else {
                 Err("the host does not confirm it")
@@ -178,11 +216,12 @@ impl Plan {
             exec: confirm(abi::HEKI_PROT_EXEC, self.exec),
             cr: confirm(abi::HEKI_PROT_CR, self.cr),
             registers: self.registers,
+            patch: self.patch & query.patch,
         }
     }
 }
 
-/// Writes the request: header, ranges, pins.
+/// Writes the request: header, ranges, pins, areas.
 fn build(plan: &Plan, sections: &Sections, query: &abi::Query) -> Result<KVec<u8>> {
     let mut ranges = KVec::new();
     if plan.write.is_ok() {
@@ -191,6 +230,11 @@ fn build(plan: &Plan, sections: &Sections, query: &abi::Query) -> Result<KVec<u8
         }
     }
     let pins = pins(&plan.registers)?;
+    let areas = if plan.patch != 0 {
+        tables::find(&sections.spans)?
+    } else {
+        KVec::new()
+    };
     let header = abi::Seal {
         version: abi::HEKI_ABI_VERSION,
         flags: if plan.exec.is_ok() {
@@ -200,12 +244,15 @@ fn build(plan: &Plan, sections: &Sections, query: &abi::Query) -> Result<KVec<u8
         },
         nr_ranges: ranges.len().try_into()?,
         nr_pins: pins.len().try_into()?,
+        nr_areas: areas.len().try_into()?,
+        reserved: 0,
     };
 
     let mut request = KVec::new();
     request.extend_from_slice(header.as_bytes(), GFP_KERNEL)?;
     request.extend_from_slice(ranges.as_bytes(), GFP_KERNEL)?;
     request.extend_from_slice(pins.as_bytes(), GFP_KERNEL)?;
+    request.extend_from_slice(areas.as_bytes(), GFP_KERNEL)?;
     if header.nr_ranges > query.max_ranges || request.len() > query.max_bytes as usize {
         pr_err!(
             "{} ranges in {} bytes, the host takes {} in {}; not sealed, load fewer modules before\n",
@@ -223,6 +270,7 @@ fn to_wire(span: &Span) -> abi::Range {
     abi::Range {
         gpa: span.start,
         len: span.bytes(),
+        va: span.va,
         rights: if span.exec { abi::HEKI_EXEC } else { 0 },
         kind: span.kind,
     }

@@ -13,7 +13,10 @@
 
 #![deny(unsafe_code)]
 
-use kernel::prelude::*;
+use kernel::{
+    page::PAGE_SIZE,
+    prelude::*, //
+};
 
 use crate::{
     abi,
@@ -92,15 +95,18 @@ fn scan_area(area: &Area, idt: u64, spans: &mut KVec<Span>) -> Result<u64> {
         if leaf.present && leaf.executable && leaf.writable {
             writable_text += leaf.size;
         } else if leaf.present && !leaf.writable {
-            add(
-                spans,
-                Span {
-                    start: leaf.phys,
-                    end: leaf.phys + leaf.size,
-                    exec: leaf.executable,
-                    kind: kind(area, &leaf, idt),
-                },
-            )?;
+            let span = Span {
+                start: leaf.phys,
+                end: leaf.phys + leaf.size,
+                va: addr & !(leaf.size - 1),
+                exec: leaf.executable,
+                kind: kind(area, &leaf, idt),
+            };
+            if span.kind == abi::HEKI_KIND_MODULE_TEXT {
+                add_pages(spans, &span)?;
+            } else {
+                add(spans, span)?;
+            }
         }
         // An entry starts at a multiple of its size; the last one may end where addresses do.
         addr = match (addr & !(leaf.size - 1)).checked_add(leaf.size) {
@@ -109,6 +115,32 @@ fn scan_area(area: &Area, idt: u64, spans: &mut KVec<Span>) -> Result<u64> {
         };
     }
     Ok(writable_text)
+}
+
+/// Text of modules shares large pages with the rest of the pool that it comes from: what holds nothing but INT3
+/// may become something else later.
+fn add_pages(spans: &mut KVec<Span>, text: &Span) -> Result {
+    let page = PAGE_SIZE as u64;
+    for offset in (0..text.bytes()).step_by(PAGE_SIZE) {
+        let va = text.va + offset;
+        let kind = if ffi::is_trap_page(va) {
+            abi::HEKI_KIND_POOL
+        } else {
+            text.kind
+        };
+        let start = text.start + offset;
+        add(
+            spans,
+            Span {
+                start,
+                end: start + page,
+                va,
+                kind,
+                ..*text
+            },
+        )?;
+    }
+    Ok(())
 }
 
 /// Most pages go on where the one before ended.

@@ -8,44 +8,59 @@
  * this module has no init text at all. It has no exit either: a seal is for
  * good.
  *
- * Neighbours: ffi.rs. Locks: none of its own.
+ * Neighbours: ffi.rs, text_hooks.c. Locks: none of its own.
  */
 #define pr_fmt(fmt) "heki: " fmt
 
+#include <linux/atomic.h>
+#include <linux/cleanup.h>
 #include <linux/cpu.h>
+#include <linux/delay.h>
 #include <linux/efi.h>
 #include <linux/err.h>
 #include <linux/fs.h>
 #include <linux/io.h>
 #include <linux/irqflags.h>
+#include <linux/jump_label.h>
 #include <linux/kexec.h>
 #include <linux/kvm_para.h>
+#include <linux/mm.h>
 #include <linux/module.h>
 #include <linux/mount.h>
 #include <linux/notifier.h>
 #include <linux/pgtable.h>
+#include <linux/ratelimit.h>
 #include <linux/rculist.h>
+#include <linux/rcupdate.h>
 #include <linux/reboot.h>
 #include <linux/sizes.h>
+#include <linux/static_call.h>
 #include <linux/string.h>
 #include <linux/suspend.h>
 #include <linux/timekeeping.h>
+#include <linux/uaccess.h>
 #include <linux/workqueue.h>
 
 #include <asm/desc.h>
 #include <asm/special_insns.h>
+#include <asm/text-patching.h>
 
 #include <uapi/linux/heki.h>
 
 #include "shim.h"
+#include "text_hooks.h"
 
 static char *require;
 module_param(require, charp, 0444);
 MODULE_PARM_DESC(require, "Protections without which loading fails: any of write,exec,cr");
 
+static char *bpf;
+module_param(bpf, charp, 0444);
+MODULE_PARM_DESC(bpf, "BPF's compiler, which a sealed kernel cannot use: interpreter (turn it off, default) or refuse (to load while it is on)");
+
 static int heki_guest_init(void)
 {
-	return heki_guest_load(require ?: "");
+	return heki_guest_load(require ?: "", bpf ?: "interpreter");
 }
 module_init(heki_guest_init);
 
@@ -62,9 +77,11 @@ long heki_shim_hypercall(u64 op, u64 gpa, u64 len)
 	return kvm_hypercall4(KVM_HC_HEKI, op, gpa, len, 0);
 }
 
-/* Of memory from kmalloc(), which is contiguous. */
+/* Of memory from kmalloc(), which is contiguous, or within a page of a stack. */
 u64 heki_shim_gpa(const void *ptr)
 {
+	if (is_vmalloc_addr(ptr))
+		return page_to_phys(vmalloc_to_page(ptr)) + offset_in_page(ptr);
 	return virt_to_phys((void *)ptr);
 }
 
@@ -166,10 +183,10 @@ bool heki_shim_modules_settled(void)
 }
 
 /*
- * Writes /proc/sys/@path, through a mount of its own: what the caller's /proc
- * is does not matter.
+ * Reads or writes /proc/@path, through a mount of its own: what the caller's
+ * /proc is does not matter. Returns the number of bytes.
  */
-int heki_shim_sysctl(const char *path, const char *value)
+static ssize_t access_proc(const char *path, char *buf, size_t len, bool write)
 {
 	struct file_system_type *proc = get_fs_type("proc");
 	struct vfsmount *mnt;
@@ -183,15 +200,28 @@ int heki_shim_sysctl(const char *path, const char *value)
 	if (IS_ERR(mnt))
 		return PTR_ERR(mnt);
 
-	file = file_open_root_mnt(mnt, path, O_WRONLY, 0);
+	file = file_open_root_mnt(mnt, path, write ? O_WRONLY : O_RDONLY, 0);
 	if (IS_ERR(file)) {
 		ret = PTR_ERR(file);
 	} else {
-		ret = kernel_write(file, value, strlen(value), NULL);
+		ret = write ? kernel_write(file, buf, len, NULL) :
+			      kernel_read(file, buf, len, NULL);
 		filp_close(file, NULL);
 	}
 	kern_unmount(mnt);
+	return ret;
+}
+
+int heki_shim_write_sysctl(const char *path, const char *value)
+{
+	ssize_t ret = access_proc(path, (char *)value, strlen(value), true);
+
 	return ret < 0 ? ret : 0;
+}
+
+ssize_t heki_shim_read_sysctl(const char *path, char *value, size_t len)
+{
+	return access_proc(path, value, len, false);
 }
 
 bool heki_shim_crash_kernel(void)
@@ -245,15 +275,24 @@ int heki_shim_block(void)
 		unregister_pm_notifier(&pm_notifier);
 		return ret;
 	}
-	cpu_hotplug_disable();
 	return 0;
 }
 
 void heki_shim_unblock(void)
 {
-	cpu_hotplug_enable();
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_pm_notifier(&pm_notifier);
+}
+
+/* Every CPU that comes or goes changes kernel text. */
+void heki_shim_block_cpus(void)
+{
+	cpu_hotplug_disable();
+}
+
+void heki_shim_unblock_cpus(void)
+{
+	cpu_hotplug_enable();
 }
 
 /*
@@ -266,4 +305,139 @@ bool heki_shim_stop_efi(void)
 		return false;
 	clear_bit(EFI_RUNTIME_SERVICES, &efi.flags);
 	return true;
+}
+
+/*
+ * Whether the page of text at @addr holds nothing but INT3. It may be unmapped
+ * meanwhile.
+ */
+bool heki_shim_is_trap_page(u64 addr)
+{
+	u8 part[256];
+
+	for (u64 at = addr; at < addr + PAGE_SIZE; at += sizeof(part))
+		if (copy_from_kernel_nofault(part, (void *)at, sizeof(part)) ||
+		    memchr_inv(part, INT3_INSN_OPCODE, sizeof(part)))
+			return false;
+	return true;
+}
+
+static void add_table(struct heki_area *area, u32 kind, const void *table, size_t len)
+{
+	*area = (struct heki_area) {
+		.kind = kind,
+		.va = (unsigned long)table,
+		.len = len,
+	};
+}
+
+/*
+ * The areas of the kernel, and the tables of all modules that are loaded. Those
+ * of this one are not read-only before its init is over, so they must be empty.
+ * Returns how many there are, more than @max if not all found room.
+ */
+size_t heki_shim_tables(struct heki_area *areas, size_t max)
+{
+	struct heki_area last[2];
+	struct module *mod;
+	size_t nr;
+
+	if (max < HEKI_AREA_COUNT)
+		return HEKI_AREA_COUNT;
+	nr = heki_text_areas(areas);
+
+	guard(rcu)();
+	list_for_each_entry_rcu(mod, &THIS_MODULE->list, list) {
+		if (!is_module(mod) || mod->state != MODULE_STATE_LIVE)
+			continue;
+		add_table(&last[0], HEKI_AREA_JUMP_TABLE, mod->jump_entries,
+			  mod->num_jump_entries * sizeof(*mod->jump_entries));
+		add_table(&last[1], HEKI_AREA_STATIC_CALL_SITES, mod->static_call_sites,
+			  mod->num_static_call_sites * sizeof(*mod->static_call_sites));
+		for (int i = 0; i < ARRAY_SIZE(last); i++)
+			if (nr++ < max)
+				areas[nr - 1] = last[i];
+	}
+	return nr;
+}
+
+/*
+ * The host knows the functions of the kernel alone; ftrace would stumble over
+ * those of modules. No module comes or goes any more.
+ */
+void heki_shim_untrace_modules(void)
+{
+	struct module *mod;
+
+	heki_text_untrace(THIS_MODULE);
+	list_for_each_entry(mod, &THIS_MODULE->list, list)
+		if (is_module(mod))
+			heki_text_untrace(mod);
+}
+
+/* Calls of the hooks under way. */
+static atomic_t calls = ATOMIC_INIT(0);
+DEFINE_LOCK_GUARD_0(call, atomic_inc(&calls), atomic_dec(&calls))
+
+static bool poke_batch(const struct smp_text_poke_loc *vec, unsigned int nr)
+{
+	guard(call)();
+	return heki_guest_poke_batch(vec, nr);
+}
+
+static int poke(void *addr, const void *src, size_t len, bool set)
+{
+	guard(call)();
+	return heki_guest_poke(addr, src, len, set);
+}
+
+static int may_probe(const void *addr)
+{
+	guard(call)();
+	return heki_guest_may_probe(addr);
+}
+
+static int make_rw(void *ptr, size_t size)
+{
+	guard(call)();
+	return heki_guest_make_rw(ptr, size);
+}
+
+static int make_rox(void *ptr, size_t size)
+{
+	guard(call)();
+	return heki_guest_make_rox(ptr, size);
+}
+
+void heki_shim_install_hooks(void)
+{
+	static const struct guest_text_ops ops = {
+		.poke_batch = poke_batch,
+		.poke = poke,
+		.may_probe = may_probe,
+		.make_rw = make_rw,
+		.make_rox = make_rox,
+	};
+
+	heki_text_install(&ops);
+}
+
+/*
+ * Returns when no CPU is in the hooks, so that this module can go. A call may
+ * sleep only while it is counted: the first wait is for those that came before
+ * and are not counted yet, the last for those that are no longer.
+ */
+void heki_shim_remove_hooks(void)
+{
+	heki_text_remove();
+	synchronize_rcu_tasks();
+	while (atomic_read(&calls))
+		msleep(10);
+	synchronize_rcu_tasks();
+}
+
+/* Says that a change of the text at @addr, the first of @nr, is refused. */
+void heki_shim_refused(u64 addr, size_t nr, const char *why)
+{
+	pr_warn_ratelimited("refused: %pS (%zu in all): %s\n", (void *)addr, nr, why);
 }

@@ -11,6 +11,9 @@
 
 #include <linux/types.h>
 
+struct heki_area;
+struct smp_text_poke_loc;
+
 /**
  * struct heki_leaf - what one page-table entry maps
  * @phys:	first byte of the page, if present
@@ -64,13 +67,27 @@ u64 heki_shim_cr4(void);
 void heki_shim_clock(struct heki_clock *clock);
 void heki_shim_quiesce(void);
 bool heki_shim_modules_settled(void);
-int heki_shim_sysctl(const char *path, const char *value);
+int heki_shim_write_sysctl(const char *path, const char *value);
+ssize_t heki_shim_read_sysctl(const char *path, char *value, size_t len);
 bool heki_shim_crash_kernel(void);
 int heki_shim_block(void);
 void heki_shim_unblock(void);
+void heki_shim_block_cpus(void);
+void heki_shim_unblock_cpus(void);
 bool heki_shim_stop_efi(void);
+bool heki_shim_is_trap_page(u64 addr);
+size_t heki_shim_tables(struct heki_area *areas, size_t max);
+void heki_shim_untrace_modules(void);
+void heki_shim_install_hooks(void);
+void heki_shim_remove_hooks(void);
+void heki_shim_refused(u64 addr, size_t nr, const char *why);
 
-/* heki_guest_main.rs */
-int heki_guest_load(const char *require);
+/* ffi.rs */
+int heki_guest_load(const char *require, const char *bpf);
+bool heki_guest_poke_batch(const struct smp_text_poke_loc *vec, unsigned int nr);
+int heki_guest_poke(void *addr, const void *src, size_t len, bool set);
+int heki_guest_may_probe(const void *addr);
+int heki_guest_make_rw(void *ptr, size_t size);
+int heki_guest_make_rox(void *ptr, size_t size);
 
 #endif /* _HEKI_GUEST_SHIM_H */

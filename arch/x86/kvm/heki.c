@@ -178,9 +178,47 @@ static int heki_device_reset(struct kvm *kvm)
 	return 0;
 }
 
+/* Bytes of a profile with this header, zero if one of its arrays is too long. */
+static size_t heki_profile_bytes(const struct heki_profile *header)
+{
+	const size_t max = HEKI_MAX_PROFILE_ENTRIES;
+
+	if (header->nr_functions > max || header->nr_calls > max || header->nr_frozen > max)
+		return 0;
+	return sizeof(*header) +
+	       sizeof(u32) * (header->nr_functions + header->nr_calls + header->nr_frozen);
+}
+
+/* What the VMM knows of the guest's kernel. Copied once; Rust checks the copy. */
+static int heki_device_set_profile(struct kvm *kvm, const void __user *user)
+{
+	struct heki_profile header;
+	void *data __free(kvfree) = NULL;
+	size_t len;
+
+	if (copy_from_user(&header, user, sizeof(header)))
+		return -EFAULT;
+	len = heki_profile_bytes(&header);
+	if (!len)
+		return -E2BIG;
+	data = kvmalloc(len, GFP_KERNEL_ACCOUNT);
+	if (!data)
+		return -ENOMEM;
+	if (copy_from_user(data, user, len))
+		return -EFAULT;
+
+	guard(mutex)(&kvm->lock);
+	if (kvm->created_vcpus)
+		return -EBUSY;
+	guard(mutex)(&kvm->slots_lock);
+	return __kvm_heki_set_profile(kvm->arch.heki, kvm, data, len);
+}
+
 static int heki_device_has_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
 {
-	return attr->group == KVM_DEV_HEKI_CTRL && attr->attr == KVM_DEV_HEKI_RESET ? 0 : -ENXIO;
+	if (attr->group != KVM_DEV_HEKI_CTRL)
+		return -ENXIO;
+	return attr->attr == KVM_DEV_HEKI_RESET || attr->attr == KVM_DEV_HEKI_PROFILE ? 0 : -ENXIO;
 }
 
 static int heki_device_set_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
@@ -189,9 +227,11 @@ static int heki_device_set_attr(struct kvm_device *dev, struct kvm_device_attr *
 
 	if (ret)
 		return ret;
-	if (attr->flags || attr->addr)
+	if (attr->flags)
 		return -EINVAL;
-	return heki_device_reset(dev->kvm);
+	if (attr->attr == KVM_DEV_HEKI_PROFILE)
+		return heki_device_set_profile(dev->kvm, u64_to_user_ptr(attr->addr));
+	return attr->addr ? -EINVAL : heki_device_reset(dev->kvm);
 }
 
 static const struct kvm_device_ops heki_device_ops = {
@@ -492,16 +532,19 @@ bool heki_glue_is_memory(struct kvm *kvm, u64 gfn, u64 nr_pages)
 }
 
 /*
- * A change of rights: begin, publish, end. In between, no fault can install a
- * mapping that was computed from the old rights.
+ * A change of rights in [start, end): begin, publish, end. In between, no fault
+ * can install a mapping that was computed from the old rights: neither of a frame
+ * in the range nor a large one around it.
  */
-void heki_glue_begin_change(struct kvm *kvm)
+void heki_glue_begin_change(struct kvm *kvm, gfn_t start, gfn_t end)
 {
+	const u64 largest = KVM_PAGES_PER_HPAGE(KVM_MAX_HUGEPAGE_LEVEL);
+
 	lockdep_assert_held(&kvm->slots_lock);
 
 	write_lock(&kvm->mmu_lock);
 	kvm_mmu_invalidate_start(kvm);
-	kvm_mmu_invalidate_range_add(kvm, 0, kvm_mmu_max_gfn() + 1);
+	kvm_mmu_invalidate_range_add(kvm, round_down(start, largest), round_up(end, largest));
 	write_unlock(&kvm->mmu_lock);
 }
 
@@ -522,20 +565,23 @@ static void heki_bump_generation(struct kvm *kvm)
  * Guest memory only: KVM's private slots (APIC access page, ...) are not sealed.
  * The zap covers a gfn in all address spaces; what only SMM sees is exempt.
  */
-static void heki_zap_guest_memory(struct kvm *kvm)
+static void heki_zap_guest_memory(struct kvm *kvm, gfn_t start, gfn_t end)
 {
 	struct kvm_memory_slot *slot;
 	int bkt;
 
 	kvm_for_each_memslot(slot, bkt, __kvm_memslots(kvm, 0)) {
-		if (slot->id < KVM_USER_MEM_SLOTS)
-			kvm_zap_gfn_range(kvm, slot->base_gfn, slot->base_gfn + slot->npages);
+		gfn_t first = max(start, slot->base_gfn);
+		gfn_t last = min(end, slot->base_gfn + slot->npages);
+
+		if (slot->id < KVM_USER_MEM_SLOTS && first < last)
+			kvm_zap_gfn_range(kvm, first, last);
 	}
 }
 
-void heki_glue_end_change(struct kvm *kvm)
+void heki_glue_end_change(struct kvm *kvm, gfn_t start, gfn_t end)
 {
-	heki_zap_guest_memory(kvm);
+	heki_zap_guest_memory(kvm, start, end);
 	kvm_flush_remote_tlbs(kvm);
 
 	write_lock(&kvm->mmu_lock);
@@ -543,6 +589,11 @@ void heki_glue_end_change(struct kvm *kvm)
 	write_unlock(&kvm->mmu_lock);
 
 	heki_bump_generation(kvm);
+}
+
+/* After a change of pins or of the allow-list. */
+void heki_glue_reload_vcpus(struct kvm *kvm)
+{
 	kvm_make_all_cpus_request(kvm, KVM_REQ_HEKI);
 }
 
@@ -564,34 +615,36 @@ void heki_glue_trace_seal(struct kvm_vcpu *vcpu, u32 nr_ranges, u32 nr_pins, u32
 			    why, why_len, ret);
 }
 
-void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u32 reg, u64 bits,
-			  u32 reason)
+void heki_glue_trace_patch(struct kvm_vcpu *vcpu, u32 op, u32 nr, const char *why,
+			   u32 why_len, long ret)
 {
-	trace_kvm_heki_deny(vcpu->vcpu_id, kvm_rip_read(vcpu), access, gfn, reg, bits, reason);
+	trace_kvm_heki_patch(vcpu->vcpu_id, kvm_rip_read(vcpu), op, nr, why, why_len, ret);
 }
 
-void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter)
+void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u64 va, u32 reg,
+			  u64 bits, u32 reason)
 {
-	switch (counter) {
-	case KVM_HEKI_COUNT_QUERY:
-		++vcpu->stat.heki_query;
-		break;
-	case KVM_HEKI_COUNT_SEAL:
-		++vcpu->stat.heki_seal;
-		break;
-	case KVM_HEKI_COUNT_REFUSED:
-		++vcpu->stat.heki_refused;
-		break;
-	case KVM_HEKI_COUNT_WRITE:
-		++vcpu->stat.heki_denied_write;
-		break;
-	case KVM_HEKI_COUNT_EXEC:
-		++vcpu->stat.heki_denied_exec;
-		break;
-	case KVM_HEKI_COUNT_CR:
-		++vcpu->stat.heki_denied_cr;
-		break;
-	}
+	trace_kvm_heki_deny(vcpu->vcpu_id, kvm_rip_read(vcpu), access, gfn, va, reg, bits,
+			    reason);
+}
+
+void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr)
+{
+	u64 *const counters[] = {
+		[KVM_HEKI_COUNT_QUERY] = &vcpu->stat.heki_query,
+		[KVM_HEKI_COUNT_SEAL] = &vcpu->stat.heki_seal,
+		[KVM_HEKI_COUNT_REFUSED] = &vcpu->stat.heki_refused,
+		[KVM_HEKI_COUNT_WRITE] = &vcpu->stat.heki_denied_write,
+		[KVM_HEKI_COUNT_EXEC] = &vcpu->stat.heki_denied_exec,
+		[KVM_HEKI_COUNT_CR] = &vcpu->stat.heki_denied_cr,
+		[KVM_HEKI_COUNT_PATCH] = &vcpu->stat.heki_patch,
+		[KVM_HEKI_COUNT_PATCHED] = &vcpu->stat.heki_patched,
+		[KVM_HEKI_COUNT_GRANT] = &vcpu->stat.heki_grant,
+		[KVM_HEKI_COUNT_DENIED_PATCH] = &vcpu->stat.heki_denied_patch,
+	};
+
+	if (counter < ARRAY_SIZE(counters))
+		*counters[counter] += nr;
 }
 
 /*

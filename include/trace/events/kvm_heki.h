@@ -61,16 +61,49 @@ TRACE_EVENT(kvm_heki_seal,
 		  __entry->flags, __get_str(why), __entry->ret)
 );
 
+/* A change of sealed text: nr instructions, or ranges to grant or release. */
+TRACE_EVENT(kvm_heki_patch,
+	TP_PROTO(unsigned int vcpu_id, u64 rip, u32 op, u32 nr, const char *why, u32 why_len,
+		 long ret),
+	TP_ARGS(vcpu_id, rip, op, nr, why, why_len, ret),
+
+	TP_STRUCT__entry(
+		__field(unsigned int, vcpu_id)
+		__field(u64, rip)
+		__field(u32, op)
+		__field(u32, nr)
+		__string_len(why, why, why_len)
+		__field(long, ret)
+	),
+
+	TP_fast_assign(
+		__entry->vcpu_id = vcpu_id;
+		__entry->rip = rip;
+		__entry->op = op;
+		__entry->nr = nr;
+		__assign_str(why);
+		__entry->ret = ret;
+	),
+
+	TP_printk("vcpu %u rip 0x%llx %s %u %s ret %ld", __entry->vcpu_id, __entry->rip,
+		  __print_symbolic(__entry->op,
+				   { HEKI_OP_PATCH, "patch" },
+				   { HEKI_OP_GRANT, "grant" },
+				   { HEKI_OP_RELEASE, "release" }),
+		  __entry->nr, __get_str(why), __entry->ret)
+);
+
 TRACE_EVENT(kvm_heki_deny,
-	TP_PROTO(unsigned int vcpu_id, u64 rip, u32 access, u64 gfn, u32 reg, u64 bits,
+	TP_PROTO(unsigned int vcpu_id, u64 rip, u32 access, u64 gfn, u64 va, u32 reg, u64 bits,
 		 u32 reason),
-	TP_ARGS(vcpu_id, rip, access, gfn, reg, bits, reason),
+	TP_ARGS(vcpu_id, rip, access, gfn, va, reg, bits, reason),
 
 	TP_STRUCT__entry(
 		__field(unsigned int, vcpu_id)
 		__field(u64, rip)
 		__field(u32, access)
 		__field(u64, gfn)
+		__field(u64, va)
 		__field(u32, reg)
 		__field(u64, bits)
 		__field(u32, reason)
@@ -81,24 +114,32 @@ TRACE_EVENT(kvm_heki_deny,
 		__entry->rip = rip;
 		__entry->access = access;
 		__entry->gfn = gfn;
+		__entry->va = va;
 		__entry->reg = reg;
 		__entry->bits = bits;
 		__entry->reason = reason;
 	),
 
-	/* access is 0 for a register: then gfn says nothing, else reg and bits do not. */
-	TP_printk("vcpu %u rip 0x%llx access %s gfn 0x%llx cr%u bits 0x%llx reason %s",
+	/* va is that of access patch, gfn of the others; access 0 has reg and bits instead. */
+	TP_printk("vcpu %u rip 0x%llx access %s gfn 0x%llx va 0x%llx cr%u bits 0x%llx reason %s",
 		  __entry->vcpu_id, __entry->rip,
 		  __print_flags(__entry->access, "|",
 				{ KVM_HEKI_ACCESS_WRITE, "write" },
 				{ KVM_HEKI_ACCESS_FETCH, "fetch" },
-				{ KVM_HEKI_ACCESS_WALK, "walk" }),
-		  __entry->gfn, __entry->reg, __entry->bits,
+				{ KVM_HEKI_ACCESS_WALK, "walk" },
+				{ KVM_HEKI_ACCESS_PATCH, "patch" }),
+		  __entry->gfn, __entry->va, __entry->reg, __entry->bits,
 		  __print_symbolic(__entry->reason,
 				   { KVM_HEKI_REASON_SEALED, "sealed" },
 				   { KVM_HEKI_REASON_NOT_EXECUTABLE, "not_executable" },
 				   { KVM_HEKI_REASON_PAGE_WALK, "page_walk" },
-				   { KVM_HEKI_REASON_PINNED, "pinned" }))
+				   { KVM_HEKI_REASON_PINNED, "pinned" },
+				   { KVM_HEKI_REASON_UNLISTED, "unlisted" },
+				   { KVM_HEKI_REASON_FROZEN, "frozen" },
+				   { KVM_HEKI_REASON_FORM, "form" },
+				   { KVM_HEKI_REASON_TARGET, "target" },
+				   { KVM_HEKI_REASON_STALE, "stale" },
+				   { KVM_HEKI_REASON_CONTENT, "content" }))
 );
 
 #endif /* _TRACE_KVM_HEKI_H */

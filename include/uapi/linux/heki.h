@@ -21,16 +21,26 @@
 #define KVM_HC_HEKI			0x48454b49
 #define KVM_DEV_TYPE_HEKI		0x48
 
-#define HEKI_ABI_VERSION		1
+#define HEKI_ABI_VERSION		2
 
 /* Operations (a0). */
 #define HEKI_OP_QUERY			0
 #define HEKI_OP_SEAL			1
+#define HEKI_OP_PATCH			2
+#define HEKI_OP_GRANT			3
+#define HEKI_OP_RELEASE			4
 
 /* Bounds of one SEAL request. */
-#define HEKI_MAX_REQUEST_BYTES		131072
+#define HEKI_MAX_REQUEST_BYTES		262144
 #define HEKI_MAX_RANGES			4096
 #define HEKI_MAX_PINS			8
+#define HEKI_MAX_AREAS			1024
+
+/* Bounds of later requests, and of what a seal may list. */
+#define HEKI_MAX_PATCHES		256	/* instructions in one PATCH */
+#define HEKI_MAX_GRANT_PAGES		512	/* pages in one GRANT or RELEASE */
+#define HEKI_MAX_SITES			131072	/* jump labels and static calls of a VM */
+#define HEKI_MAX_SCAN_BYTES		268435456 /* text searched for trampolines at the seal */
 
 /* Life-cycle states of a VM. */
 #define HEKI_STATE_OFF			0
@@ -41,6 +51,14 @@
 #define HEKI_PROT_WRITE			(1 << 0)	/* sealed memory cannot be written */
 #define HEKI_PROT_EXEC			(1 << 1)	/* supervisor mode runs listed memory only */
 #define HEKI_PROT_CR			(1 << 2)	/* CR0 and CR4 bits can be pinned */
+
+/* What PATCH serves, and what it can tell of the target of a call. */
+#define HEKI_PATCH_JUMP_LABEL		(1 << 0)
+#define HEKI_PATCH_STATIC_CALL		(1 << 1)
+#define HEKI_PATCH_FTRACE		(1 << 2)
+#define HEKI_TARGET_SYMBOL		(1 << 8)	/* a function of the VMM's list */
+#define HEKI_TARGET_HASH		(1 << 9)	/* of the same type, by its kCFI hash */
+#define HEKI_TARGET_ENDBR		(1 << 10)	/* begins with ENDBR64 */
 
 /**
  * struct heki_query - what HEKI_OP_QUERY writes into guest memory
@@ -53,7 +71,8 @@
  * @max_bytes:	largest SEAL request, in bytes
  * @max_ranges:	most ranges in one SEAL request
  * @max_pins:	most pins in one SEAL request
- * @reserved:	zero
+ * @patch:	HEKI_PATCH_* and HEKI_TARGET_*: before the seal those that this
+ *		VM may have, after it those that it has
  */
 struct heki_query {
 	__u32 version;
@@ -65,7 +84,7 @@ struct heki_query {
 	__u32 max_bytes;
 	__u32 max_ranges;
 	__u32 max_pins;
-	__u32 reserved;
+	__u32 patch;
 };
 
 /* Flags of a SEAL request. */
@@ -77,7 +96,7 @@ struct heki_query {
 #define HEKI_EXEC			(1 << 1)
 #define HEKI_RIGHTS			(HEKI_WRITE | HEKI_EXEC)
 
-/* What a range is, for logs and later requests; it grants nothing. */
+/* What a range is: later requests go by it; by itself it grants nothing. */
 #define HEKI_KIND_OTHER			0
 #define HEKI_KIND_TEXT			1
 #define HEKI_KIND_RODATA		2
@@ -85,7 +104,9 @@ struct heki_query {
 #define HEKI_KIND_MODULE_RODATA		4
 #define HEKI_KIND_IDT			5
 #define HEKI_KIND_TRAMPOLINE		6
-#define HEKI_KIND_COUNT			7
+#define HEKI_KIND_POOL			7	/* executable, nothing but INT3 in it */
+#define HEKI_KIND_FTRACE		8	/* an ftrace trampoline; the host finds it */
+#define HEKI_KIND_COUNT			9
 
 /**
  * struct heki_seal - header of a SEAL request
@@ -93,6 +114,8 @@ struct heki_query {
  * @flags:	HEKI_SEAL_*
  * @nr_ranges:	number of struct heki_range that follow the header
  * @nr_pins:	number of struct heki_pin that follow the ranges
+ * @nr_areas:	number of struct heki_area that follow the pins
+ * @reserved:	zero
  *
  * The request's length is exactly the header and its arrays.
  */
@@ -101,18 +124,23 @@ struct heki_seal {
 	__u32 flags;
 	__u32 nr_ranges;
 	__u32 nr_pins;
+	__u32 nr_areas;
+	__u32 reserved;
 };
 
 /**
  * struct heki_range - guest physical memory and the rights it keeps
  * @gpa:	first byte, page aligned
  * @len:	length in bytes, page aligned, not zero
+ * @va:		where the guest kernel runs or reads it, page aligned; zero if
+ *		that never matters. Requests name instructions by this address.
  * @rights:	HEKI_WRITE or HEKI_EXEC, not both, or zero
  * @kind:	HEKI_KIND_*
  */
 struct heki_range {
 	__u64 gpa;
 	__u64 len;
+	__u64 va;
 	__u32 rights;
 	__u32 kind;
 };
@@ -134,10 +162,130 @@ struct heki_pin {
 };
 
 /*
+ * What an area is. Tables may come several times (the kernel's and one for each
+ * module), all others once. Where @len is zero only the address counts.
+ */
+#define HEKI_AREA_JUMP_TABLE		0	/* struct jump_entry, in sealed memory */
+#define HEKI_AREA_STATIC_CALL_SITES	1	/* struct static_call_site, in sealed memory */
+#define HEKI_AREA_RO_AFTER_INIT		2	/* keys in here never change again */
+#define HEKI_AREA_STATIC_CALL_TEXT	3	/* trampolines of static calls */
+#define HEKI_AREA_FTRACE_CALLER		4	/* template of a trampoline */
+#define HEKI_AREA_FTRACE_REGS_CALLER	5	/* the one that saves registers */
+#define HEKI_AREA_FTRACE_CALL		6	/* in 4: the call of the tracer */
+#define HEKI_AREA_FTRACE_OP_PTR		7	/* in 4: the load of the ftrace_ops */
+#define HEKI_AREA_FTRACE_REGS_CALL	8	/* in 5: the call of the tracer */
+#define HEKI_AREA_FTRACE_REGS_OP_PTR	9	/* in 5: the load of the ftrace_ops */
+#define HEKI_AREA_FTRACE_REGS_JMP	10	/* in 5: the JNZ that copies lose */
+#define HEKI_AREA_FTRACE_STUB		11	/* a function of the type of tracers */
+#define HEKI_AREA_RETURN_THUNK		12	/* x86_return_thunk, if returns jump there */
+#define HEKI_AREA_STATIC_RETURN		13	/* __static_call_return */
+#define HEKI_AREA_STATIC_RETURN0	14	/* __static_call_return0 */
+#define HEKI_AREA_WARN_TRAP		15	/* __WARN_trap */
+#define HEKI_AREA_SPIN_UNLOCK		16	/* the callee of the inlined unlock */
+#define HEKI_AREA_CFI_HASH		17	/* @va: bytes from a type's hash to the function */
+#define HEKI_AREA_ENDBR			18	/* functions begin with ENDBR64 */
+#define HEKI_AREA_IMAGE			19	/* the kernel's image, in one piece of memory */
+#define HEKI_AREA_FTRACE_LIST		20	/* the tracer that calls all others */
+#define HEKI_AREA_COUNT			21
+
+/**
+ * struct heki_area - what the host must know of sealed text to judge a change of it
+ * @kind:	HEKI_AREA_*
+ * @reserved:	zero
+ * @va:		first byte
+ * @len:	length in bytes, or zero
+ */
+struct heki_area {
+	__u32 kind;
+	__u32 reserved;
+	__u64 va;
+	__u64 len;
+};
+
+/* Longest instruction that PATCH changes: Jcc rel32. */
+#define HEKI_MAX_INSN			6
+
+/**
+ * struct heki_patch - header of a PATCH request
+ * @version:	HEKI_ABI_VERSION
+ * @nr_sites:	number of struct heki_site that follow, 1 to HEKI_MAX_PATCHES
+ *
+ * The sites ascend by address and share no byte. All of them change, with every
+ * vCPU out of the guest, or none does.
+ */
+struct heki_patch {
+	__u32 version;
+	__u32 nr_sites;
+};
+
+/**
+ * struct heki_site - one instruction to replace by another of the same length
+ * @va:		its address, in a range that was sealed with HEKI_EXEC
+ * @len:	its length in bytes
+ * @old:	what must stand there, zero after @len
+ * @new:	what shall stand there, zero after @len
+ */
+struct heki_site {
+	__u64 va;
+	__u64 len;
+	__u8 old[8];
+	__u8 new[8];
+};
+
+/**
+ * struct heki_grant - header of a GRANT or a RELEASE request
+ * @version:	HEKI_ABI_VERSION
+ * @nr_ranges:	number of struct heki_range that follow, with HEKI_MAX_GRANT_PAGES
+ *		pages at most
+ *
+ * GRANT: each range, with HEKI_EXEC and HEKI_KIND_POOL, loses the right to be
+ * written, and gets the right to run if its content passes: all INT3, or a copy
+ * of an ftrace template. RELEASE: each range, without rights, loses the right to
+ * run and gets the right to be written; it must be a pool page or a trampoline.
+ */
+struct heki_grant {
+	__u32 version;
+	__u32 nr_ranges;
+};
+
+/*
  * Attribute group of the KVM device. Creating the device opts the VM in; it
  * must come before the first vCPU.
  */
 #define KVM_DEV_HEKI_CTRL		0
 #define   KVM_DEV_HEKI_RESET		0	/* set: back to Open; every vCPU must be stopped */
+#define   KVM_DEV_HEKI_PROFILE		1	/* set: struct heki_profile, before the first vCPU */
+
+/* Bounds of a profile. */
+#define HEKI_MAX_PROFILE_ENTRIES	262144	/* of each of its arrays */
+#define HEKI_MAX_BUILD_ID		32
+
+/**
+ * struct heki_profile - what the VMM knows of the guest's kernel from its vmlinux
+ * @version:	HEKI_ABI_VERSION
+ * @nr_functions: number of function entries
+ * @nr_calls:	number of ftrace sites
+ * @nr_frozen:	number of static keys, keys of static calls and their trampolines
+ *		that must not change
+ * @base:	address of _text in the file
+ * @text_len:	bytes from _text to the end of text, rounded up to a page
+ * @build_id_offset: where the build ID lies, in bytes from _text
+ * @build_id_len: its length in bytes, zero if there is none
+ * @build_id:	the build ID, zero after its length
+ *
+ * Three arrays of __u32 follow, in the order of their numbers: bytes from _text,
+ * strictly ascending.
+ */
+struct heki_profile {
+	__u32 version;
+	__u32 nr_functions;
+	__u32 nr_calls;
+	__u32 nr_frozen;
+	__u64 base;
+	__u64 text_len;
+	__u32 build_id_offset;
+	__u32 build_id_len;
+	__u8 build_id[32];
+};
 
 #endif /* _UAPI_LINUX_HEKI_H */

@@ -34,19 +34,36 @@ pub const KVM_HC_HEKI: u64 = 0x4845_4b49;
 pub const KVM_DEV_TYPE_HEKI: u32 = 0x48;
 
 /// Version of the ABI that this file describes.
-pub const HEKI_ABI_VERSION: u32 = 1;
+pub const HEKI_ABI_VERSION: u32 = 2;
 
 /// Operation: write a [`Query`] into guest memory.
 pub const HEKI_OP_QUERY: u32 = 0;
-/// Operation: take a SEAL request, a [`Seal`] with its ranges and pins, whole or not at all.
+/// Operation: take a SEAL request, a [`Seal`] with its arrays, whole or not at all.
 pub const HEKI_OP_SEAL: u32 = 1;
+/// Operation: change the instructions of a [`Patch`], all or none.
+pub const HEKI_OP_PATCH: u32 = 2;
+/// Operation: let the pages of a [`Grant`] run, if their content passes.
+pub const HEKI_OP_GRANT: u32 = 3;
+/// Operation: let the pages of a [`Grant`] be written, and run no more.
+pub const HEKI_OP_RELEASE: u32 = 4;
 
 /// Largest SEAL request, in bytes.
-pub const HEKI_MAX_REQUEST_BYTES: u32 = 131_072;
+pub const HEKI_MAX_REQUEST_BYTES: u32 = 262_144;
 /// Most ranges in one SEAL request.
 pub const HEKI_MAX_RANGES: u32 = 4096;
 /// Most pins in one SEAL request.
 pub const HEKI_MAX_PINS: u32 = 8;
+/// Most areas in one SEAL request.
+pub const HEKI_MAX_AREAS: u32 = 1024;
+
+/// Most instructions in one PATCH request.
+pub const HEKI_MAX_PATCHES: u32 = 256;
+/// Most pages in one GRANT or RELEASE request.
+pub const HEKI_MAX_GRANT_PAGES: u32 = 512;
+/// Most jump labels and static calls of a VM.
+pub const HEKI_MAX_SITES: u32 = 131_072;
+/// Most bytes of text that are searched for trampolines at the seal.
+pub const HEKI_MAX_SCAN_BYTES: u32 = 268_435_456;
 
 /// Life-cycle: this VM has nothing to do with Heki.
 pub const HEKI_STATE_OFF: u32 = 0;
@@ -61,6 +78,19 @@ pub const HEKI_PROT_WRITE: u32 = 1 << 0;
 pub const HEKI_PROT_EXEC: u32 = 1 << 1;
 /// Protection: bits of CR0 and CR4 can be pinned.
 pub const HEKI_PROT_CR: u32 = 1 << 2;
+
+/// PATCH serves jump labels.
+pub const HEKI_PATCH_JUMP_LABEL: u32 = 1 << 0;
+/// PATCH serves static calls.
+pub const HEKI_PATCH_STATIC_CALL: u32 = 1 << 1;
+/// PATCH serves ftrace.
+pub const HEKI_PATCH_FTRACE: u32 = 1 << 2;
+/// The target of a call must be a function of the VMM's list.
+pub const HEKI_TARGET_SYMBOL: u32 = 1 << 8;
+/// The target of a call must be of the same type, by its kCFI hash.
+pub const HEKI_TARGET_HASH: u32 = 1 << 9;
+/// The target of a call must begin with ENDBR64.
+pub const HEKI_TARGET_ENDBR: u32 = 1 << 10;
 
 /// Flag of a SEAL request: the ranges with [`HEKI_EXEC`] are an allow-list.
 pub const HEKI_SEAL_EXEC: u32 = 1 << 0;
@@ -88,18 +118,90 @@ pub const HEKI_KIND_MODULE_RODATA: u32 = 4;
 pub const HEKI_KIND_IDT: u32 = 5;
 /// Kind: the real-mode trampoline.
 pub const HEKI_KIND_TRAMPOLINE: u32 = 6;
+/// Kind: executable, with nothing but INT3 in it.
+pub const HEKI_KIND_POOL: u32 = 7;
+/// Kind: an ftrace trampoline; only a GRANT makes one.
+pub const HEKI_KIND_FTRACE: u32 = 8;
 /// Number of kinds; the first value that is none.
-pub const HEKI_KIND_COUNT: u32 = 7;
+pub const HEKI_KIND_COUNT: u32 = 9;
 
 /// Register of a pin: CR0.
 pub const HEKI_REG_CR0: u32 = 0;
 /// Register of a pin: CR4.
 pub const HEKI_REG_CR4: u32 = 4;
 
+/// Area: the `struct jump_entry`s, in sealed memory.
+pub const HEKI_AREA_JUMP_TABLE: u32 = 0;
+/// Area: the `struct static_call_site`s, in sealed memory.
+pub const HEKI_AREA_STATIC_CALL_SITES: u32 = 1;
+/// Area: keys in here never change again.
+pub const HEKI_AREA_RO_AFTER_INIT: u32 = 2;
+/// Area: trampolines of static calls.
+pub const HEKI_AREA_STATIC_CALL_TEXT: u32 = 3;
+/// Area: template of an ftrace trampoline.
+pub const HEKI_AREA_FTRACE_CALLER: u32 = 4;
+/// Area: template of the one that saves registers.
+pub const HEKI_AREA_FTRACE_REGS_CALLER: u32 = 5;
+/// Area: in [`HEKI_AREA_FTRACE_CALLER`], the call of the tracer.
+pub const HEKI_AREA_FTRACE_CALL: u32 = 6;
+/// Area: in [`HEKI_AREA_FTRACE_CALLER`], the load of the `ftrace_ops`.
+pub const HEKI_AREA_FTRACE_OP_PTR: u32 = 7;
+/// Area: in [`HEKI_AREA_FTRACE_REGS_CALLER`], the call of the tracer.
+pub const HEKI_AREA_FTRACE_REGS_CALL: u32 = 8;
+/// Area: in [`HEKI_AREA_FTRACE_REGS_CALLER`], the load of the `ftrace_ops`.
+pub const HEKI_AREA_FTRACE_REGS_OP_PTR: u32 = 9;
+/// Area: in [`HEKI_AREA_FTRACE_REGS_CALLER`], the JNZ that copies lose.
+pub const HEKI_AREA_FTRACE_REGS_JMP: u32 = 10;
+/// Area: a function of the type of tracers.
+pub const HEKI_AREA_FTRACE_STUB: u32 = 11;
+/// Area: `x86_return_thunk`, if returns jump there.
+pub const HEKI_AREA_RETURN_THUNK: u32 = 12;
+/// Area: `__static_call_return`.
+pub const HEKI_AREA_STATIC_RETURN: u32 = 13;
+/// Area: `__static_call_return0`.
+pub const HEKI_AREA_STATIC_RETURN0: u32 = 14;
+/// Area: `__WARN_trap`.
+pub const HEKI_AREA_WARN_TRAP: u32 = 15;
+/// Area: the callee of the inlined unlock.
+pub const HEKI_AREA_SPIN_UNLOCK: u32 = 16;
+/// Area: bytes from a type's hash to the function.
+pub const HEKI_AREA_CFI_HASH: u32 = 17;
+/// Area: functions begin with ENDBR64.
+pub const HEKI_AREA_ENDBR: u32 = 18;
+/// Area: the kernel's image, in one piece of memory.
+pub const HEKI_AREA_IMAGE: u32 = 19;
+/// Area: the tracer that calls all others.
+pub const HEKI_AREA_FTRACE_LIST: u32 = 20;
+/// Number of kinds of areas; the first value that is none.
+pub const HEKI_AREA_COUNT: u32 = 21;
+
+/// Longest instruction that PATCH changes, in bytes.
+pub const HEKI_MAX_INSN: u32 = 6;
+
 /// Attribute group of the KVM device.
 pub const KVM_DEV_HEKI_CTRL: u32 = 0;
 /// Attribute of [`KVM_DEV_HEKI_CTRL`]: back to Open, with every vCPU stopped.
 pub const KVM_DEV_HEKI_RESET: u64 = 0;
+/// Attribute of [`KVM_DEV_HEKI_CTRL`]: a [`Profile`] with its arrays, before the first vCPU.
+pub const KVM_DEV_HEKI_PROFILE: u64 = 1;
+
+/// Most entries in each array of a [`Profile`].
+pub const HEKI_MAX_PROFILE_ENTRIES: u32 = 262_144;
+/// Longest build ID in a [`Profile`], in bytes.
+pub const HEKI_MAX_BUILD_ID: u32 = 32;
+
+/// What KVM's hypercalls return, negated (`include/uapi/linux/kvm_para.h`): it may not be done.
+pub const KVM_EPERM: i64 = 1;
+/// The request is too big, or the host has no memory for it.
+pub const KVM_E2BIG: i64 = 7;
+/// Guest memory that cannot be read or written.
+pub const KVM_EFAULT: i64 = 14;
+/// The request makes no sense.
+pub const KVM_EINVAL: i64 = 22;
+/// This host cannot do it.
+pub const KVM_EOPNOTSUPP: i64 = 95;
+/// No such hypercall or operation.
+pub const KVM_ENOSYS: i64 = 1000;
 
 /// Length of the header of a SEAL request, in bytes.
 pub const HEADER_BYTES: usize = size_of::<Seal>();
@@ -126,13 +228,14 @@ pub struct Query {
     pub max_ranges: u32,
     /// Most pins in one SEAL request.
     pub max_pins: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// `HEKI_PATCH_*` and `HEKI_TARGET_*`: before the seal those that this VM may have, after it
+    /// those that it has.
+    pub patch: u32,
 }
 
 /// Header of a SEAL request (`struct heki_seal`).
 ///
-/// The ranges follow it, then the pins, then nothing.
+/// The ranges follow it, then the pins, then the areas, then nothing.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Seal {
@@ -144,6 +247,10 @@ pub struct Seal {
     pub nr_ranges: u32,
     /// Number of [`Pin`]s that follow the ranges.
     pub nr_pins: u32,
+    /// Number of [`Area`]s that follow the pins.
+    pub nr_areas: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Guest physical memory and the rights it keeps (`struct heki_range`).
@@ -154,6 +261,8 @@ pub struct Range {
     pub gpa: u64,
     /// Length in bytes, page aligned, not zero.
     pub len: u64,
+    /// Where the guest kernel runs or reads it, page aligned; zero if that never matters.
+    pub va: u64,
     /// [`HEKI_WRITE`] or [`HEKI_EXEC`], not both, or zero.
     pub rights: u32,
     /// `HEKI_KIND_*`.
@@ -172,7 +281,91 @@ pub struct Pin {
     pub mask: u64,
 }
 
+/// What the host must know of sealed text to judge a change of it (`struct heki_area`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Area {
+    /// `HEKI_AREA_*`.
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// First byte.
+    pub va: u64,
+    /// Length in bytes, or zero.
+    pub len: u64,
+}
+
+/// Header of a PATCH request (`struct heki_patch`).
+///
+/// The sites follow it, then nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Patch {
+    /// [`HEKI_ABI_VERSION`].
+    pub version: u32,
+    /// Number of [`Site`]s that follow, 1 to [`HEKI_MAX_PATCHES`].
+    pub nr_sites: u32,
+}
+
+/// One instruction to replace by another of the same length (`struct heki_site`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Site {
+    /// Its address, in a range that was sealed with [`HEKI_EXEC`].
+    pub va: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// What must stand there, zero after its length.
+    pub old: [u8; 8],
+    /// What shall stand there, zero after its length.
+    pub new: [u8; 8],
+}
+
+/// Header of a GRANT or a RELEASE request (`struct heki_grant`).
+///
+/// The ranges follow it, then nothing.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Grant {
+    /// [`HEKI_ABI_VERSION`].
+    pub version: u32,
+    /// Number of [`Range`]s that follow, with [`HEKI_MAX_GRANT_PAGES`] pages at most.
+    pub nr_ranges: u32,
+}
+
+/// What the VMM knows of the guest's kernel from its vmlinux (`struct heki_profile`).
+///
+/// Three arrays of `u32` follow, in the order of their numbers: bytes from `_text`, strictly
+/// ascending.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Profile {
+    /// [`HEKI_ABI_VERSION`].
+    pub version: u32,
+    /// Number of function entries.
+    pub nr_functions: u32,
+    /// Number of ftrace sites.
+    pub nr_calls: u32,
+    /// Number of static keys and static-call keys that must not change.
+    pub nr_frozen: u32,
+    /// Address of `_text` in the file.
+    pub base: u64,
+    /// Bytes from `_text` to the end of text, rounded up to a page.
+    pub text_len: u64,
+    /// Where the build ID lies, in bytes from `_text`.
+    pub build_id_offset: u32,
+    /// Its length in bytes, zero if there is none.
+    pub build_id_len: u32,
+    /// The build ID, zero after its length.
+    pub build_id: [u8; 32],
+}
+
 const _: () = assert!(size_of::<Query>() == 48);
-const _: () = assert!(size_of::<Seal>() == 16);
-const _: () = assert!(size_of::<Range>() == 24);
+const _: () = assert!(size_of::<Seal>() == 24);
+const _: () = assert!(size_of::<Range>() == 32);
 const _: () = assert!(size_of::<Pin>() == 16);
+const _: () = assert!(size_of::<Area>() == 24);
+const _: () = assert!(size_of::<Patch>() == 8);
+const _: () = assert!(size_of::<Site>() == 32);
+const _: () = assert!(size_of::<Grant>() == 8);
+const _: () = assert!(size_of::<Profile>() == 72);

@@ -3,7 +3,8 @@
  * What the attacks share: the report, the judge, and the tools of an attacker
  * who already runs code in the kernel. See main.c for the list.
  *
- * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c.
+ * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c, patch.c,
+ * grant.c.
  * Locks: one attack at a time, under the mutex of main.c.
  */
 #ifndef _HEKI_ATTACK_H
@@ -41,6 +42,7 @@ struct attack {
 
 /* main.c */
 void attack_judge(struct attack_report *report, int trap, bool changed);
+void attack_judge_request(struct attack_report *report, long ret, bool changed);
 __printf(3, 4)
 void attack_say(struct attack_report *report, enum attack_outcome outcome,
 		const char *fmt, ...);
@@ -71,12 +73,16 @@ int try_write_cr0(unsigned long value);
 int try_write_cr4(unsigned long value);
 int try_call(unsigned long addr, bool *ran);
 void payload_copy(void *to);
+bool host_serves_patch(void);
+long try_request(u64 op, void *block, size_t len);
 int tools_init(void);
 void tools_exit(void);
 
 #define PAYLOAD_BYTES	10
 
 /* write.c */
+void write_through_direct_map(struct attack_report *report, const u8 *target);
+const u8 *find_padding(void);
 void attack_text_direct_map(struct attack_report *report);
 void attack_text_vmap(struct attack_report *report);
 void attack_text_split(struct attack_report *report);
@@ -92,6 +98,33 @@ void attack_exec_vmalloc(struct attack_report *report);
 void attack_exec_data(struct attack_report *report);
 void attack_exec_user_alias(struct attack_report *report);
 void attack_exec_user_smep(struct attack_report *report);
+
+/* patch.c */
+void attack_patch_unlisted(struct attack_report *report);
+void attack_patch_target(struct attack_report *report);
+void attack_patch_truncated(struct attack_report *report);
+void attack_patch_shifted(struct attack_report *report);
+void attack_patch_across(struct attack_report *report);
+void attack_patch_int3(struct attack_report *report);
+void attack_patch_old(struct attack_report *report);
+void attack_patch_replay(struct attack_report *report);
+void attack_patch_batch(struct attack_report *report);
+void attack_patch_frozen(struct attack_report *report);
+void attack_patch_rodata(struct attack_report *report);
+void attack_patch_data(struct attack_report *report);
+void attack_call_middle(struct attack_report *report);
+void attack_call_type(struct attack_report *report);
+int patch_init(void);
+void patch_exit(void);
+
+/* grant.c */
+void attack_grant_code(struct attack_report *report);
+void attack_grant_pool(struct attack_report *report);
+void attack_grant_trampoline(struct attack_report *report);
+void attack_grant_race(struct attack_report *report);
+void attack_release_text(struct attack_report *report);
+int grant_init(void);
+void grant_exit(void);
 
 /* cr.c */
 void attack_cr0_wp(struct attack_report *report);

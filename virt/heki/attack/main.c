@@ -7,7 +7,7 @@
  * names them all. What an attack changed it puts back, so that the kernel
  * lives on where nothing stopped it. To add one: a function and a table entry.
  *
- * Neighbours: tools.c, write.c, exec.c, cr.c.
+ * Neighbours: tools.c, write.c, exec.c, cr.c, patch.c, grant.c.
  * Locks: attack_lock, one attack at a time.
  */
 #define pr_fmt(fmt) "heki_attack: " fmt
@@ -46,6 +46,44 @@ static const struct attack attacks[] = {
 	{ "cr4-smep", ATTACK_CR, "clear CR4.SMEP on every vCPU", attack_cr4_smep },
 	{ "cr4-smap", ATTACK_CR, "clear CR4.SMAP on every vCPU", attack_cr4_smap },
 	{ "cr4-umip", ATTACK_CR, "clear CR4.UMIP on every vCPU", attack_cr4_umip },
+	{ "patch-unlisted", ATTACK_WRITE, "have the host change text where no site is",
+	  attack_patch_unlisted },
+	{ "patch-target", ATTACK_WRITE, "have the host make a jump label jump elsewhere",
+	  attack_patch_target },
+	{ "patch-truncated", ATTACK_WRITE, "have the host change half of an instruction",
+	  attack_patch_truncated },
+	{ "patch-shifted", ATTACK_WRITE, "have the host change a site from its second byte on",
+	  attack_patch_shifted },
+	{ "patch-across", ATTACK_WRITE, "have the host change text across two pages",
+	  attack_patch_across },
+	{ "patch-int3", ATTACK_WRITE, "have the host put a breakpoint at a site",
+	  attack_patch_int3 },
+	{ "patch-old", ATTACK_WRITE, "have the host change a site that holds something else",
+	  attack_patch_old },
+	{ "patch-replay", ATTACK_WRITE, "have the host make a change a second time",
+	  attack_patch_replay },
+	{ "patch-batch", ATTACK_WRITE, "have the host take one bad change among 255 good ones",
+	  attack_patch_batch },
+	{ "patch-frozen", ATTACK_WRITE, "have the host flip a key that the VMM froze",
+	  attack_patch_frozen },
+	{ "patch-rodata", ATTACK_WRITE, "have the host change read-only data",
+	  attack_patch_rodata },
+	{ "patch-data", ATTACK_WRITE, "have the host change data as if it were text",
+	  attack_patch_data },
+	{ "call-middle", ATTACK_WRITE, "have the host make a static call call the middle of a function",
+	  attack_call_middle },
+	{ "call-type", ATTACK_WRITE, "have the host make a static call call a function of another type",
+	  attack_call_type },
+	{ "release-text", ATTACK_WRITE, "have the host make text writable",
+	  attack_release_text },
+	{ "grant-code", ATTACK_EXEC, "have the host let a page of code run",
+	  attack_grant_code },
+	{ "grant-pool", ATTACK_EXEC, "have the host let a page of the pool run with other content",
+	  attack_grant_pool },
+	{ "grant-trampoline", ATTACK_EXEC, "have the host let a forged trampoline of ftrace run",
+	  attack_grant_trampoline },
+	{ "grant-race", ATTACK_EXEC, "write a page of the pool while the host looks at it",
+	  attack_grant_race },
 	{ "neighbour", ATTACK_ALLOWED, "write a page in the same 2 MiB frame as a sealed one",
 	  attack_neighbour },
 };
@@ -77,6 +115,22 @@ void attack_judge(struct attack_report *report, int trap, bool changed)
 	report->denials++;
 	if (report->outcome == ATTACK_NOT_RUN || report->outcome == ATTACK_DENIED)
 		attack_say(report, ATTACK_DENIED, "exception %d, unchanged", trap);
+}
+
+/* The same for a request, which the host must have refused. */
+void attack_judge_request(struct attack_report *report, long ret, bool changed)
+{
+	if (changed) {
+		attack_say(report, ATTACK_SUCCEEDED, "changed, request returned %ld", ret);
+		return;
+	}
+	if (!ret) {
+		attack_say(report, ATTACK_INCONCLUSIVE, "not refused and no change");
+		return;
+	}
+	report->denials++;
+	if (report->outcome == ATTACK_NOT_RUN || report->outcome == ATTACK_DENIED)
+		attack_say(report, ATTACK_DENIED, "refused with %ld, unchanged", ret);
 }
 
 /* Sets the outcome; a success of an earlier step stays one. */
@@ -179,12 +233,24 @@ static int __init heki_attack_init(void)
 
 	if (ret)
 		return ret;
+	ret = patch_init();
+	if (ret)
+		goto err_tools;
+	ret = grant_init();
+	if (ret)
+		goto err_patch;
 	neighbour_init();
 	dir = debugfs_create_dir("heki_attack", NULL);
 	debugfs_create_file("run", 0600, dir, NULL, &run_fops);
 	debugfs_create_file("list", 0400, dir, NULL, &list_fops);
 	pr_warn("this module attacks the kernel it runs in; never load it outside a test\n");
 	return 0;
+
+err_patch:
+	patch_exit();
+err_tools:
+	tools_exit();
+	return ret;
 }
 module_init(heki_attack_init);
 
@@ -192,6 +258,8 @@ static void __exit heki_attack_exit(void)
 {
 	debugfs_remove(dir);
 	neighbour_exit();
+	grant_exit();
+	patch_exit();
 	tools_exit();
 }
 module_exit(heki_attack_exit);

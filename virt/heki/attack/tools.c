@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * The tools of an attacker in the kernel: page-table entries edited by hand,
- * and writes, register loads and calls that survive a denial.
+ * writes, register loads and calls that survive a denial, and requests to the
+ * host.
  *
  * A denied write or register load is caught by the exception table. A denied
  * fetch raises #GP with RIP at the target, which no table can know: a die
@@ -9,10 +10,13 @@
  *
  * Neighbours: main.c. Locks: none, one attack at a time.
  */
+#include <linux/io.h>
 #include <linux/kdebug.h>
+#include <linux/kvm_para.h>
 #include <linux/notifier.h>
 #include <linux/pgtable.h>
 #include <linux/sched.h>
+#include <linux/slab.h>
 #include <linux/smp.h>
 #include <linux/string.h>
 
@@ -20,6 +24,8 @@
 #include <asm/nospec-branch.h>
 #include <asm/special_insns.h>
 #include <asm/trapnr.h>
+
+#include <uapi/linux/heki.h>
 
 #include "heki_attack.h"
 
@@ -165,12 +171,39 @@ void payload_copy(void *to)
 	memcpy(to, payload, sizeof(payload));
 }
 
+/* From kmalloc(), so that the memory is contiguous. */
+static struct heki_query *query;
+
+/* @block comes from kmalloc(), or is one page. Returns what the host does. */
+long try_request(u64 op, void *block, size_t len)
+{
+	if (!kvm_para_available())
+		return -KVM_ENOSYS;
+	return kvm_hypercall4(KVM_HC_HEKI, op, virt_to_phys(block), len, 0);
+}
+
+/* Whether this kernel is sealed and the host changes text for it. */
+bool host_serves_patch(void)
+{
+	return !try_request(HEKI_OP_QUERY, query, sizeof(*query)) &&
+	       query->state == HEKI_STATE_SEALED && query->patch;
+}
+
 int tools_init(void)
 {
-	return register_die_notifier(&gp_notifier);
+	int ret;
+
+	query = kzalloc_obj(*query);
+	if (!query)
+		return -ENOMEM;
+	ret = register_die_notifier(&gp_notifier);
+	if (ret)
+		kfree(query);
+	return ret;
 }
 
 void tools_exit(void)
 {
 	unregister_die_notifier(&gp_notifier);
+	kfree(query);
 }

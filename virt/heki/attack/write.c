@@ -81,7 +81,7 @@ static bool find_text(struct leaf *leaf)
 }
 
 /* A byte of padding between two functions: never run, the same on every CPU. */
-static const u8 *find_padding(void)
+const u8 *find_padding(void)
 {
 	struct leaf leaf;
 	const u8 *byte, *end;
@@ -113,12 +113,17 @@ static u8 *direct_map(const u8 *target)
 	return __va(slow_virt_to_phys((void *)target));
 }
 
+void write_through_direct_map(struct attack_report *report, const u8 *target)
+{
+	write_made_writable(report, direct_map(target), target);
+}
+
 void attack_text_direct_map(struct attack_report *report)
 {
 	const u8 *target = find_target(report);
 
 	if (target)
-		write_made_writable(report, direct_map(target), target);
+		write_through_direct_map(report, target);
 }
 
 void attack_text_vmap(struct attack_report *report)

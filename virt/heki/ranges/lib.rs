@@ -19,6 +19,8 @@ pub struct Span {
     pub start: u64,
     /// First byte after it.
     pub end: u64,
+    /// Where the kernel maps its first byte.
+    pub va: u64,
     /// Whether it runs; it is never written.
     pub exec: bool,
     /// What it is (`HEKI_KIND_*`).
@@ -31,13 +33,24 @@ impl Span {
         self.end.saturating_sub(self.start)
     }
 
-    /// Appends `next` if it goes on where this one ends and is the same in all else.
+    /// Appends `next` if it goes on where this one ends, in both address spaces, and is the same in
+    /// all else.
     pub fn absorb(&mut self, next: &Span) -> bool {
-        let joins = next.start == self.end && next.exec == self.exec && next.kind == self.kind;
+        let joins = next.start == self.end
+            && Some(next.va) == self.va.checked_add(self.bytes())
+            && next.exec == self.exec
+            && next.kind == self.kind;
         if joins {
             self.end = next.end;
         }
         joins
+    }
+
+    /// Takes away what lies before `start`.
+    fn cut(&mut self, start: u64) {
+        let lost = start.saturating_sub(self.start);
+        self.start = self.start.saturating_add(lost);
+        self.va = self.va.saturating_add(lost);
     }
 }
 
@@ -63,7 +76,7 @@ pub fn join(spans: &mut [Span]) -> Result<usize, Conflict> {
             if span.start < last.end && span.exec != last.exec {
                 return Err(Conflict(span.start));
             }
-            span.start = span.start.max(last.end);
+            span.cut(last.end);
             if span.bytes() == 0 || last.absorb(&span) {
                 continue;
             }
@@ -95,11 +108,14 @@ mod tests {
     use super::*;
 
     const PAGE: u64 = 4096;
+    /// From physical addresses to where the kernel maps them.
+    const OFFSET: u64 = 0xffff_8880_0000_0000;
 
     fn span(start: u64, end: u64, exec: bool, kind: u32) -> Span {
         Span {
             start: start * PAGE,
             end: end * PAGE,
+            va: OFFSET + start * PAGE,
             exec,
             kind,
         }
@@ -141,6 +157,26 @@ mod tests {
             span(2, 3, false, 1),
             span(3, 4, false, 2),
         ];
+        assert_eq!(joined(spans.clone()), Ok(spans));
+    }
+
+    #[test]
+    fn neighbours_in_one_address_space_only_stay_apart() {
+        let elsewhere = Span {
+            va: OFFSET + 64 * PAGE,
+            ..span(2, 3, false, 2)
+        };
+        let spans = vec![span(1, 2, false, 2), elsewhere, span(3, 4, false, 2)];
+        assert_eq!(joined(spans.clone()), Ok(spans));
+        let end_of_addresses = Span {
+            va: 0u64.wrapping_sub(PAGE),
+            ..span(1, 2, false, 2)
+        };
+        let start_of_addresses = Span {
+            va: 0,
+            ..span(2, 3, false, 2)
+        };
+        let spans = vec![end_of_addresses, start_of_addresses];
         assert_eq!(joined(spans.clone()), Ok(spans));
     }
 
@@ -196,6 +232,7 @@ mod tests {
             let mut found = [None; 64];
             for span in &joined {
                 assert!(span.bytes() > 0);
+                assert_eq!(span.va, OFFSET + span.start);
                 for page in &mut found[(span.start / PAGE) as usize..(span.end / PAGE) as usize] {
                     *page = Some(span.exec);
                 }

@@ -15,11 +15,13 @@ mod abi;
 mod hooks;
 mod hypercall;
 mod kvm;
+mod patch;
 mod pin;
 #[path = "policy/lib.rs"]
 mod policy;
 mod protect;
 mod show;
+mod text;
 mod verdict;
 mod vm;
 

@@ -20,14 +20,20 @@ use crate::{
     policy::rights::Rights,
     protect,
     show,
+    text,
     vm::Vm, //
 };
-use core::ptr;
+use core::{
+    ptr,
+    slice, //
+};
 use kernel::{
     bindings,
+    error::from_result,
     ffi::{
         c_int,
-        c_long, //
+        c_long,
+        c_void, //
     },
     prelude::*,
     seq_file::SeqFile, //
@@ -78,7 +84,26 @@ pub(crate) unsafe extern "C" fn __kvm_heki_reset(heki: *mut bindings::kvm_heki, 
     // SAFETY: by this function's safety requirements.
     let vm = unsafe { vm(heki) };
     // SAFETY: as above.
-    vm.reset(&unsafe { SlotsLock::held_by_caller(kvm) });
+    vm.reset(&mut unsafe { SlotsLock::held_by_caller(kvm) });
+}
+
+/// Takes a VM's profile: 0, or -EINVAL, or -ENOMEM. Sleeps.
+///
+/// # Safety
+///
+/// As `__kvm_heki_reset`, no vCPU exists yet, and `data` is valid for reads of `len` bytes.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_set_profile(
+    heki: *mut bindings::kvm_heki,
+    kvm: *mut bindings::kvm,
+    data: *const c_void,
+    len: usize,
+) -> c_int {
+    // SAFETY: by this function's safety requirements.
+    let (vm, mut lock) = unsafe { (vm(heki), SlotsLock::held_by_caller(kvm)) };
+    // SAFETY: as above.
+    let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), len) };
+    from_result(|| text::set_profile(vm, &mut lock, data).map(|()| 0))
 }
 
 /// Serves `KVM_HC_HEKI`; returns zero or a negative `KVM_E*`. Sleeps.

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #![deny(unsafe_code)]
 
-//! What a guest asks: QUERY and SEAL.
+//! What a guest asks: QUERY and SEAL here, changes of sealed text in [`patch`](super::patch).
 //!
 //! A request is copied once, bounded, parsed by [`policy::request`](super::policy::request), checked
 //! whole, and then takes effect whole or not at all. [`verdict`](super::verdict) reports.
@@ -26,6 +26,11 @@ use crate::{
             Request, //
         },
     },
+    patch::{
+        self,
+        Failure, //
+    },
+    text,
     verdict,
     vm::{
         Seal,
@@ -35,7 +40,8 @@ use crate::{
 use core::mem::size_of;
 use kernel::{
     ffi::c_long,
-    prelude::*, //
+    prelude::*,
+    sync::Arc, //
 };
 use zerocopy::IntoBytes;
 
@@ -69,12 +75,36 @@ pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
             verdict::sealed(vcpu, asked, outcome, ret);
             ret
         }
+        Ok(op @ abi::HEKI_OP_PATCH) => change(vm, vcpu, call, op, patch::patch),
+        Ok(op @ abi::HEKI_OP_GRANT) => change(vm, vcpu, call, op, patch::grant),
+        Ok(op @ abi::HEKI_OP_RELEASE) => change(vm, vcpu, call, op, patch::release),
         _ => errno(Refusal::BadOperation),
     }
 }
 
 fn errno(refusal: Refusal) -> c_long {
     0 - refusal.kvm_errno() as c_long
+}
+
+/// Serves one of the changes of sealed text, and reports it.
+fn change(
+    vm: &Vm,
+    vcpu: &mut Vcpu<'_>,
+    call: &Call,
+    op: u32,
+    serve: fn(&Vm, &mut Vcpu<'_>, &Call) -> Result<u32, Failure>,
+) -> c_long {
+    // A VM that is not sealed stops here: a guest cannot make the host copy for nothing.
+    let outcome = lifecycle::next(vm.state(vcpu.reader()), Event::Change)
+        .map_err(Failure::from)
+        .and_then(|_| serve(vm, vcpu, call));
+    let ret = match outcome {
+        Ok(_) => 0,
+        Err(Failure::Refused(refusal)) => errno(refusal),
+        Err(Failure::Denied(_)) => -(abi::KVM_EPERM as c_long),
+    };
+    verdict::changed(vcpu, op, outcome, ret);
+    ret
 }
 
 fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
@@ -92,7 +122,7 @@ fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
         max_bytes: abi::HEKI_MAX_REQUEST_BYTES,
         max_ranges: abi::HEKI_MAX_RANGES,
         max_pins: abi::HEKI_MAX_PINS,
-        reserved: 0,
+        patch: text::served(vm, reader),
     };
     vcpu.write_guest(call.gpa, answer.as_bytes())
 }
@@ -136,18 +166,30 @@ fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call, asked: &mut Asked) -> Result<
     };
     let request = Request::parse(bytes.as_slice(), &caps)?;
     *asked = what_is_asked(&request);
-    let new = plan(&request)?;
+    let regions = plan(&request)?;
 
-    let lock = vcpu.lock_slots();
-    let is_memory =
-        |region: &Region| lock.is_memory(region.start, region.end.saturating_sub(region.start));
-    if !new.regions.iter().all(is_memory) {
+    let mut lock = vcpu.lock_slots();
+    let is_memory = |region: &Region| lock.is_memory(region.start, region.nr_pages());
+    if !regions.iter().all(is_memory) {
         return Err(Refusal::NotMemory);
     }
-    vm.enter_seal(&lock, new)
+    let windows = text::windows(regions.as_slice())?;
+    let facts = text::gather(vm, &lock, &request, windows.as_slice())?;
+    let seal = Seal {
+        regions,
+        windows,
+        default: request.default_rights(),
+        exec: request.exec(),
+        pins: request.pins(),
+        text: Arc::new(facts, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?,
+    };
+    let seal = KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+    let seal = patch::with_trampolines(vm, &lock, seal)?;
+    vm.enter_seal(&mut lock, seal)
 }
 
-fn copy_request(vcpu: &mut Vcpu<'_>, call: &Call) -> Result<KVVec<u8>, Refusal> {
+/// The block of a request, copied once.
+pub(crate) fn copy_request(vcpu: &mut Vcpu<'_>, call: &Call) -> Result<KVVec<u8>, Refusal> {
     if call.len > u64::from(abi::HEKI_MAX_REQUEST_BYTES) {
         return Err(Refusal::TooBig);
     }
@@ -167,19 +209,13 @@ fn what_is_asked(request: &Request<'_>) -> Asked {
     }
 }
 
-/// The seal that a request describes.
-fn plan(request: &Request<'_>) -> Result<KBox<Seal>, Refusal> {
+/// The permission map that a request describes.
+fn plan(request: &Request<'_>) -> Result<KVVec<Region>, Refusal> {
     let mut regions = KVVec::from_elem(Region::default(), request.nr_ranges(), GFP_KERNEL_ACCOUNT)
         .map_err(|_| Refusal::NoMemory)?;
     let used = request::build(request, regions.as_mut_slice())?;
     regions.truncate(used);
-    let seal = Seal {
-        regions,
-        default: request.default_rights(),
-        exec: request.exec(),
-        pins: request.pins(),
-    };
-    KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)
+    Ok(regions)
 }
 
 #[cfg(CONFIG_KVM_HEKI_KUNIT_TEST)]

@@ -11,4 +11,5 @@
 pub(crate) mod head;
 pub(crate) mod publish;
 pub(crate) mod slots;
+pub(crate) mod text;
 pub(crate) mod vcpu;

@@ -7,11 +7,15 @@
 //! tracepoints are not. Locks: none.
 
 use crate::{
+    abi,
     kvm::vcpu::{
         Asked,
+        Denied,
         Vcpu, //
     },
+    patch::Failure,
     policy::{
+        patch,
         refusal::Refusal,
         verdict::{
             Access,
@@ -29,7 +33,7 @@ use kernel::{
 
 /// A QUERY was served.
 pub(crate) fn queried(vcpu: &Vcpu<'_>, ret: c_long) {
-    vcpu.count(bindings::KVM_HEKI_COUNT_QUERY);
+    vcpu.count(bindings::KVM_HEKI_COUNT_QUERY, 1);
     vcpu.trace_query(ret);
 }
 
@@ -39,7 +43,7 @@ pub(crate) fn sealed(vcpu: &Vcpu<'_>, asked: Asked, outcome: Result<(), Refusal>
         Ok(()) => (bindings::KVM_HEKI_COUNT_SEAL, "sealed"),
         Err(refusal) => (bindings::KVM_HEKI_COUNT_REFUSED, refusal.as_str()),
     };
-    vcpu.count(counter);
+    vcpu.count(counter, 1);
     vcpu.trace_seal(asked, why, ret);
     // A success comes once until the VMM resets the VM.
     if outcome.is_err() && !vcpu.log_allowed() {
@@ -57,9 +61,28 @@ pub(crate) fn sealed(vcpu: &Vcpu<'_>, asked: Asked, outcome: Result<(), Refusal>
     }
 }
 
+/// A change of sealed text took effect, or did not.
+pub(crate) fn changed(vcpu: &Vcpu<'_>, op: u32, outcome: Result<u32, Failure>, ret: c_long) {
+    let nr = outcome.unwrap_or(0);
+    let why = match &outcome {
+        Ok(_) => "done",
+        Err(Failure::Refused(refusal)) => refusal.as_str(),
+        Err(Failure::Denied(verdict)) => verdict.reason.as_str(),
+    };
+    vcpu.trace_patch(op, nr, why, ret);
+    match (outcome, op) {
+        (Ok(_), abi::HEKI_OP_PATCH) => {
+            vcpu.count(bindings::KVM_HEKI_COUNT_PATCH, 1);
+            vcpu.count(bindings::KVM_HEKI_COUNT_PATCHED, nr.into());
+        }
+        (Ok(_), _) => vcpu.count(bindings::KVM_HEKI_COUNT_GRANT, 1),
+        (Err(Failure::Denied(verdict)), _) => denied(vcpu, &verdict),
+        (Err(Failure::Refused(_)), _) => vcpu.count(bindings::KVM_HEKI_COUNT_REFUSED, 1),
+    }
+}
+
 /// The guest was denied something.
 pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
-    let reason = reason_code(denial.reason);
     let (counter, access) = match denial.access {
         Access::Write => (
             bindings::KVM_HEKI_COUNT_WRITE,
@@ -69,13 +92,23 @@ pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
             bindings::KVM_HEKI_COUNT_EXEC,
             bindings::KVM_HEKI_ACCESS_FETCH,
         ),
+        Access::Patch => (
+            bindings::KVM_HEKI_COUNT_DENIED_PATCH,
+            bindings::KVM_HEKI_ACCESS_PATCH,
+        ),
         Access::Register => (bindings::KVM_HEKI_COUNT_CR, 0),
     };
-    vcpu.count(counter);
-    match denial.victim {
-        Victim::Gfn(gfn) => vcpu.trace_deny(access, gfn, 0, 0, reason),
-        Victim::Register { reg, bits } => vcpu.trace_deny(0, 0, reg, bits, reason),
-    }
+    vcpu.count(counter, 1);
+    let event = Denied {
+        access,
+        reason: reason_code(denial.reason),
+        ..Denied::default()
+    };
+    vcpu.trace_deny(&match denial.victim {
+        Victim::Gfn(gfn) => Denied { gfn, ..event },
+        Victim::Text(va) => Denied { va, ..event },
+        Victim::Register { reg, bits } => Denied { reg, bits, ..event },
+    });
     if vcpu.log_allowed() {
         log_denial(vcpu.pid(), denial);
     }
@@ -87,6 +120,9 @@ fn log_denial(pid: i32, denial: &Verdict) {
     match denial.victim {
         Victim::Gfn(gfn) => {
             pr_info!("heki: VM of process {pid}: denied {access} of gfn {gfn:#x}: {reason}\n")
+        }
+        Victim::Text(va) => {
+            pr_info!("heki: VM of process {pid}: denied {access} of text {va:#x}: {reason}\n")
         }
         Victim::Register { reg, bits } => pr_info!(
             "heki: VM of process {pid}: denied clearing bits {bits:#x} of CR{reg}: {reason}\n"
@@ -100,5 +136,13 @@ fn reason_code(reason: Reason) -> u32 {
         Reason::NotExecutable => bindings::KVM_HEKI_REASON_NOT_EXECUTABLE,
         Reason::PageWalk => bindings::KVM_HEKI_REASON_PAGE_WALK,
         Reason::Pinned => bindings::KVM_HEKI_REASON_PINNED,
+        Reason::Patch(why) => match why {
+            patch::Denied::Unlisted => bindings::KVM_HEKI_REASON_UNLISTED,
+            patch::Denied::Frozen => bindings::KVM_HEKI_REASON_FROZEN,
+            patch::Denied::Form => bindings::KVM_HEKI_REASON_FORM,
+            patch::Denied::Target => bindings::KVM_HEKI_REASON_TARGET,
+            patch::Denied::Stale => bindings::KVM_HEKI_REASON_STALE,
+            patch::Denied::Content => bindings::KVM_HEKI_REASON_CONTENT,
+        },
     }
 }

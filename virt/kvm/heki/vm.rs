@@ -25,9 +25,11 @@ use crate::{
             Event,
             State, //
         },
+        address::Window,
         map::{
             Map,
-            Region, //
+            Region,
+            PAGE_SHIFT, //
         },
         pin::{
             Pins,
@@ -35,10 +37,22 @@ use crate::{
             PINNABLE_CR4, //
         },
         refusal::Refusal,
+        request::GPA_END,
         rights::Rights, //
     },
+    text::{
+        self,
+        ProfileBytes, //
+    },
 };
-use kernel::prelude::*;
+use core::ops::Range;
+use kernel::{
+    prelude::*,
+    sync::Arc, //
+};
+
+/// All frames that a VM can have.
+const ALL_FRAMES: Range<u64> = 0..GPA_END >> PAGE_SHIFT;
 
 /// State of a VM: its seal, and the pins that this host can hold for it.
 ///
@@ -47,26 +61,48 @@ use kernel::prelude::*;
 pub(crate) struct Vm {
     head: Head,
     seal: Published<Seal>,
+    profile: Published<ProfileBytes>,
     /// CR4 bits that can be pinned on this CPU.
     pub(crate) cr4_pinnable: u64,
 }
 
-/// What a guest sealed. Never changes; a reset replaces it by nothing.
+/// What a guest sealed. Never changes: a grant replaces it by another, a reset by nothing.
 pub(crate) struct Seal {
     /// Sorted and disjoint.
     pub(crate) regions: KVVec<Region>,
+    /// The same by the guest's addresses.
+    pub(crate) windows: KVVec<Window>,
     /// Rights of memory in no region.
     pub(crate) default: Rights,
     /// Whether supervisor execution is an allow-list.
     pub(crate) exec: bool,
     /// Register bits that stay set.
     pub(crate) pins: Pins,
+    /// What changes of text are judged by.
+    pub(crate) text: Arc<text::Facts>,
 }
 
 impl Seal {
     /// The permission map.
     pub(crate) fn map(&self) -> Map<'_> {
         Map::assume_sorted(self.regions.as_slice(), self.default)
+    }
+
+    /// The same seal with other regions.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Overlap`] if two of them claim one address, [`Refusal::NoMemory`].
+    pub(crate) fn with_regions(&self, regions: KVVec<Region>) -> Result<KBox<Self>, Refusal> {
+        let seal = Self {
+            windows: text::windows(regions.as_slice())?,
+            regions,
+            default: self.default,
+            exec: self.exec,
+            pins: self.pins,
+            text: self.text.clone(),
+        };
+        KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)
     }
 
     fn facts(&self) -> Facts {
@@ -87,6 +123,7 @@ impl Vm {
         let vm = Self {
             head: Head::new(),
             seal: Published::none(),
+            profile: Published::none(),
             cr4_pinnable: PINNABLE_CR4 & cr4_in_hardware,
         };
         KBox::new(vm, GFP_KERNEL_ACCOUNT).ok()
@@ -95,6 +132,11 @@ impl Vm {
     /// The seal, if there is one.
     pub(crate) fn seal<'a>(&'a self, reader: Reader<'a>) -> Option<&'a Seal> {
         self.seal.get(reader)
+    }
+
+    /// What the VMM told of the guest's kernel, if it did.
+    pub(crate) fn profile<'a>(&'a self, reader: Reader<'a>) -> Option<&'a ProfileBytes> {
+        self.profile.get(reader)
     }
 
     /// Where the VM is in its life.
@@ -110,22 +152,35 @@ impl Vm {
         PINNABLE_CR0
     }
 
+    /// Takes what the VMM tells of the guest's kernel. No vCPU exists yet.
+    pub(crate) fn set_profile(&self, lock: &mut SlotsLock<'_>, profile: KBox<ProfileBytes>) {
+        lock.replace(&self.profile, &ALL_FRAMES, Some(profile), || {});
+    }
+
     /// Open to Sealed. When this returns, the seal holds on every vCPU.
     ///
     /// # Errors
     ///
     /// [`Refusal::AlreadySealed`]; nothing has changed then.
-    pub(crate) fn enter_seal(&self, lock: &SlotsLock<'_>, seal: KBox<Seal>) -> Result<(), Refusal> {
+    pub(crate) fn enter_seal(&self, lock: &mut SlotsLock<'_>, seal: KBox<Seal>) -> Result<(), Refusal> {
         lifecycle::next(self.state(lock.reader()), Event::Seal)?;
         let facts = seal.facts();
-        lock.replace(&self.seal, Some(seal), || self.head.set(facts));
+        lock.replace(&self.seal, &ALL_FRAMES, Some(seal), || self.head.set(facts));
+        lock.reload_vcpus();
         Ok(())
     }
 
+    /// Another permission map for a sealed VM, which differs in `frames` only. When this returns,
+    /// no vCPU can use a right that is gone.
+    pub(crate) fn change_regions(&self, lock: &mut SlotsLock<'_>, frames: &Range<u64>, seal: KBox<Seal>) {
+        lock.replace(&self.seal, frames, Some(seal), || {});
+    }
+
     /// Back to Open. The caller keeps every vCPU out of the guest.
-    pub(crate) fn reset(&self, lock: &SlotsLock<'_>) {
+    pub(crate) fn reset(&self, lock: &mut SlotsLock<'_>) {
         if lifecycle::next(self.state(lock.reader()), Event::Reset).is_ok() {
-            lock.replace(&self.seal, None, || self.head.set(Facts::default()));
+            lock.replace(&self.seal, &ALL_FRAMES, None, || self.head.set(Facts::default()));
+            lock.reload_vcpus();
         }
     }
 }

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! The ACPI tables that tell the guest of its CPUs, interrupts, console, power-off and reset.
 //!

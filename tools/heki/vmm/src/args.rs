@@ -1,9 +1,9 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! The command line: what may be asked for, and a clear word where it may not.
 //!
-//! What needs the kernel image or the host to be judged is judged in `boot.rs` and `vm.rs`. Locks:
-//! none.
+//! What needs the kernel's files or the host to be judged is judged in `boot.rs`, `profile.rs` and
+//! `vm.rs`. Locks: none.
 
 use std::path::PathBuf;
 
@@ -41,6 +41,15 @@ pub(crate) struct Args {
     /// Opt the guest in to Heki, so that it may seal itself
     #[arg(long)]
     pub(crate) heki: bool,
+
+    /// The same kernel as an ELF file with symbols, so that the host can check what it patches
+    #[arg(long, value_name = "FILE", requires = "heki")]
+    pub(crate) vmlinux: Option<PathBuf>,
+
+    /// Static keys and static calls that a sealed guest never changes, instead of the built-in
+    /// list: one symbol a line, or the beginning of some and a *
+    #[arg(long, value_name = "FILE", requires = "vmlinux")]
+    pub(crate) freeze: Option<PathBuf>,
 
     /// Start the guest again when it resets, instead of exiting
     #[arg(long)]
@@ -128,6 +137,14 @@ mod tests {
         assert!(refusal(&["--memory", "8796093022208"]).contains("larger"));
         assert!(refusal(&["--reboots", "x"]).contains("invalid"));
         assert!(refusal(&["stray"]).contains("stray"));
+    }
+
+    #[test]
+    fn a_profile_needs_heki() {
+        assert!(refusal(&["--vmlinux", "v"]).contains("--heki"));
+        assert!(refusal(&["--heki", "--freeze", "f"]).contains("--vmlinux"));
+        let args = parse(&["--heki", "--vmlinux", "v", "--freeze", "f"]).unwrap();
+        assert!(args.vmlinux.is_some() && args.freeze.is_some());
     }
 
     #[test]

@@ -1,10 +1,10 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! Loading of Linux by its 64-bit boot protocol: what goes where, checked before anything is
 //! written.
 //!
 //! [`Boot::open`] judges the files, [`Boot::load`] fills guest memory, once per boot. Talks to
-//! `memory.rs` and `acpi.rs`; `vcpu.rs` sets the registers that go with it. Locks: none.
+//! `files.rs`, `memory.rs` and `acpi.rs`; `vcpu.rs` sets the registers that go with it. Locks: none.
 
 use std::fs::File;
 use std::io::{
@@ -35,6 +35,7 @@ use vm_memory::{
 use crate::acpi;
 use crate::args::Args;
 use crate::exit::Error;
+use crate::files;
 use crate::memory::{
     self,
     Memory,
@@ -208,7 +209,7 @@ impl Needs {
 
 impl Initrd {
     fn open(path: &Path, needs: &Needs, low_end: u64) -> Result<Self, Error> {
-        let (file, len) = open_file("initrd", path)?;
+        let (file, len) = files::open("initrd", path)?;
         Ok(Initrd {
             file,
             path: path.to_path_buf(),
@@ -220,38 +221,21 @@ impl Initrd {
     fn load(&mut self, memory: &Memory) -> Result<(), Error> {
         self.file
             .rewind()
-            .map_err(read_error("initrd", &self.path))?;
+            .map_err(files::read_error("initrd", &self.path))?;
         // Checked against low memory when it was placed, so that it fits an address space.
         let len = self.len as usize;
         Ok(memory.read_exact_volatile_from(GuestAddress(self.addr), &mut self.file, len)?)
     }
 }
 
-fn read_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_path_buf();
-    move |source| Error::ReadFile { what, path, source }
-}
-
-fn open_file(what: &'static str, path: &Path) -> Result<(File, u64), Error> {
-    let open = || {
-        let file = File::open(path)?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(std::io::Error::other("not a regular file"));
-        }
-        Ok((file, metadata.len()))
-    };
-    open().map_err(read_error(what, path))
-}
-
 fn open_kernel(path: &Path) -> Result<(File, setup_header, u64), Error> {
-    let (mut file, len) = open_file("kernel", path)?;
+    let (mut file, len) = files::open("kernel", path)?;
     let mut start = Vec::new();
     let wanted = HEADER_OFFSET + size_of::<setup_header>() as u64;
     (&mut file)
         .take(wanted)
         .read_to_end(&mut start)
-        .map_err(read_error("kernel", path))?;
+        .map_err(files::read_error("kernel", path))?;
     match parse_header(&start) {
         Ok(header) => Ok((file, header, len)),
         Err(reason) => Err(Error::NotBzImage {

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! This process's side of the guest's console: standard input and output, the terminal, and the
 //! signals that end a run.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! What CPUID tells each vCPU: what KVM supports, with the topology of this guest.
 //!

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! The devices that this process emulates, all on I/O ports: console, keyboard controller, power
 //! management, reset.

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! How a run ends: the ends that are in order, and the errors, each one line for the user.
 //!
@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use nix::sys::signal::Signal;
+
+use crate::profile::Flaw;
 
 /// A run that ended in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,6 +130,15 @@ pub(crate) enum Error {
 
     #[error("cannot opt the guest in to Heki: {0}")]
     Heki(String),
+
+    #[error("cannot tell the host of the guest's kernel: {0}")]
+    Profile(String),
+
+    #[error("cannot use {}: {flaw}", path.display())]
+    Vmlinux { path: PathBuf, flaw: Flaw },
+
+    #[error("cannot freeze what {} lists: {reason}", path.display())]
+    Freeze { path: PathBuf, reason: String },
 
     #[error("cannot {what}: {source}")]
     Os {

@@ -1,12 +1,14 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! The KVM device with which a VMM opts its guest in to Heki. Numbers come from the `heki_abi`
 //! crate.
 //!
-//! `vm.rs` creates it before the first vCPU and resets it with all vCPUs stopped. Locks: none.
+//! `vm.rs` creates it before the first vCPU, with what `profile.rs` found in the guest's kernel, and
+//! resets it with all vCPUs stopped. Locks: none.
 
 use heki_abi::{
     KVM_DEV_HEKI_CTRL,
+    KVM_DEV_HEKI_PROFILE,
     KVM_DEV_HEKI_RESET,
     KVM_DEV_TYPE_HEKI, //
 };
@@ -20,22 +22,41 @@ use kvm_ioctls::{
 };
 
 use crate::exit::Error;
+use crate::profile::Profile;
 
 /// A VM's opt-in.
 pub(crate) struct Heki(DeviceFd);
 
 impl Heki {
-    /// Opts the VM in.
-    pub(crate) fn enable(vm: &VmFd) -> Result<Self, Error> {
+    /// Opts the VM in, and tells the host of its kernel. Before the first vCPU.
+    pub(crate) fn enable(vm: &VmFd, profile: Option<&Profile>) -> Result<Self, Error> {
         let mut device = kvm_create_device {
             type_: KVM_DEV_TYPE_HEKI,
             fd: 0,
             flags: 0,
         };
-        match vm.create_device(&mut device) {
-            Ok(fd) => Ok(Heki(fd)),
-            Err(error) => Err(Error::Heki(refusal(error))),
+        let heki = match vm.create_device(&mut device) {
+            Ok(fd) => Heki(fd),
+            Err(error) => return Err(Error::Heki(refusal(error))),
+        };
+        if let Some(profile) = profile {
+            heki.describe(profile)?;
         }
+        Ok(heki)
+    }
+
+    /// The host keeps the profile for the life of the VM, resets included.
+    fn describe(&self, profile: &Profile) -> Result<(), Error> {
+        let bytes = profile.to_bytes();
+        let attr = kvm_device_attr {
+            group: KVM_DEV_HEKI_CTRL,
+            attr: KVM_DEV_HEKI_PROFILE,
+            addr: bytes.as_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        self.0
+            .set_device_attr(&attr)
+            .map_err(|error| Error::Profile(profile_refusal(error)))
     }
 
     /// Forgets what the guest sealed, so that the next one may seal itself. Every vCPU must be
@@ -63,6 +84,16 @@ fn refusal(error: kvm_ioctls::Error) -> String {
     }
 }
 
+/// What an errno means to the user when the host was told of the kernel.
+fn profile_refusal(error: kvm_ioctls::Error) -> String {
+    match error.errno() {
+        libc::ENXIO => "this host's kernel knows no profiles; do without --vmlinux".into(),
+        libc::EINVAL => "it does not take this one; is heki-vmm of the host's version?".into(),
+        libc::EBUSY => "it was told already, or a vCPU exists".into(),
+        _ => error.to_string(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,6 +103,11 @@ mod tests {
         let text = |errno| refusal(kvm_ioctls::Error::new(errno));
         assert_eq!(text(libc::ENODEV), "this host's kernel has no Heki");
         assert!(text(libc::EOPNOTSUPP).contains("TDP MMU"));
+        assert!(text(libc::ENOMEM).contains("memory"));
+        let text = |errno| profile_refusal(kvm_ioctls::Error::new(errno));
+        assert!(text(libc::ENXIO).contains("--vmlinux"));
+        assert!(text(libc::EINVAL).contains("version"));
+        assert!(text(libc::EBUSY).contains("vCPU"));
         assert!(text(libc::ENOMEM).contains("memory"));
     }
 }

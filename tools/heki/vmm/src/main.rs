@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! heki-vmm: a small virtual machine monitor that can opt its guest in to Heki.
 //!
@@ -14,8 +14,10 @@ mod console;
 mod cpuid;
 mod devices;
 mod exit;
+mod files;
 mod heki;
 mod memory;
+mod profile;
 mod vcpu;
 mod vm;
 

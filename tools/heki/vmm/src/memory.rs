@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! Guest memory: where it lies, how the guest learns of it, how KVM and this process get at it.
 //!

@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! One vCPU: its registers at boot, the loop that runs it, and the way back to its first state.
 //!

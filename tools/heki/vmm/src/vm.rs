@@ -1,4 +1,4 @@
-// SPDX-License-Identifier: GPL-2.0
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
 //! The machine: what KVM is asked for and in which order, the threads, and the reset.
 //!
@@ -76,6 +76,7 @@ use crate::memory::{
     KVM_IDENTITY_MAP,
     KVM_TSS, //
 };
+use crate::profile::Profile;
 use crate::vcpu::{
     self,
     Report,
@@ -115,12 +116,16 @@ impl Vm {
     /// Builds the machine and loads the kernel.
     pub(crate) fn new(args: &Args) -> Result<Self, Error> {
         let boot = Boot::open(args)?;
+        let profile = match &args.vmlinux {
+            Some(vmlinux) => Some(Profile::open(vmlinux, args.freeze.as_deref())?),
+            None => None,
+        };
         let kvm = open_kvm()?;
         check_cpus(&kvm, args.cpus)?;
         let memory = memory::allocate(args.memory)?;
         let fd = create_vm(&kvm)?;
         let heki = match args.heki {
-            true => Some(Heki::enable(&fd)?),
+            true => Some(Heki::enable(&fd, profile.as_ref())?),
             false => None,
         };
         memory::register(&fd, &memory)?;

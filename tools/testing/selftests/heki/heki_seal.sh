@@ -73,9 +73,24 @@ no_host() {
 held() { log_has "$1: held"; }
 held_or_why() { log_has "$1: held" || log_has "$1: not held: ."; }
 
+compiler() { [ "$(cat /proc/sys/net/core/bpf_jit_enable)" = "$1" ]; }
+tracer() { echo "$1" >/sys/kernel/tracing/current_tracer; }
+
+# What is turned off or hooked for a seal that then fails must be as it was.
+seal_traced() {
+	tracer function
+	refused "functions are traced" "busy" "functions are traced"
+	check "the compiler of BPF is on again" compiler 1
+	check "the tracer can be stopped" tracer nop
+	check "nothing is sealed by that" unsealed
+}
+
 seal() {
 	refused "unknown word" "Invalid argument" "unknown word" require=write,bogus
+	refused "unknown word of bpf" "Invalid argument" "unknown word" bpf=bogus
+	refused "bpf=refuse" "busy" "the compiler of BPF is on" bpf=refuse
 	check "nothing is sealed by that" unsealed
+	seal_traced
 	if try require=write,exec,cr; then
 		ok "sealed with require=write,exec,cr"
 		check "exec is held" held exec

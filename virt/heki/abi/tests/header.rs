@@ -9,6 +9,7 @@ use std::fs;
 use std::mem::offset_of;
 
 use heki_abi::*;
+use zerocopy::FromZeros;
 
 const HEADER: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -85,19 +86,19 @@ fn header_constants() -> BTreeMap<String, u64> {
     known
 }
 
-/// The names of the constants of `lib.rs` that belong to the wire.
+/// The names of the constants of `lib.rs` that the header defines: the errors are KVM's own.
 fn source_constants() -> Vec<String> {
     read(SOURCE)
         .lines()
         .filter_map(|line| line.strip_prefix("pub const "))
         .filter_map(|rest| rest.split_once(':'))
         .map(|(name, _)| name.to_owned())
-        .filter(|name| name != "HEADER_BYTES")
+        .filter(|name| name != "HEADER_BYTES" && !name.starts_with("KVM_E"))
         .collect()
 }
 
-/// A struct's fields in order: name and size in bytes.
-type Fields = Vec<(String, usize)>;
+/// A struct's fields in order: name, alignment and size in bytes.
+type Fields = Vec<(String, usize, usize)>;
 
 /// Every `struct heki_*` of the header, by what follows `heki_`.
 fn header_structs() -> BTreeMap<String, Fields> {
@@ -114,12 +115,18 @@ fn header_structs() -> BTreeMap<String, Fields> {
                 let (kind, name) = field
                     .split_once(char::is_whitespace)
                     .expect("type and name");
-                let size = match kind {
+                let align = match kind {
+                    "__u8" => 1,
                     "__u32" => 4,
                     "__u64" => 8,
                     other => panic!("unexpected type {other}"),
                 };
-                (name.to_owned(), size)
+                let (name, count) = match name.split_once('[') {
+                    Some((name, count)) => (name, count.trim_end_matches(']')),
+                    None => (name, "1"),
+                };
+                let count: usize = count.parse().expect("the length of an array");
+                (name.to_owned(), align, align * count)
             })
             .collect();
         structs.insert(name.trim().to_owned(), fields);
@@ -143,15 +150,29 @@ fn constants_have_the_values_of_the_header() {
         HEKI_ABI_VERSION,
         HEKI_OP_QUERY,
         HEKI_OP_SEAL,
+        HEKI_OP_PATCH,
+        HEKI_OP_GRANT,
+        HEKI_OP_RELEASE,
         HEKI_MAX_REQUEST_BYTES,
         HEKI_MAX_RANGES,
         HEKI_MAX_PINS,
+        HEKI_MAX_AREAS,
+        HEKI_MAX_PATCHES,
+        HEKI_MAX_GRANT_PAGES,
+        HEKI_MAX_SITES,
+        HEKI_MAX_SCAN_BYTES,
         HEKI_STATE_OFF,
         HEKI_STATE_OPEN,
         HEKI_STATE_SEALED,
         HEKI_PROT_WRITE,
         HEKI_PROT_EXEC,
         HEKI_PROT_CR,
+        HEKI_PATCH_JUMP_LABEL,
+        HEKI_PATCH_STATIC_CALL,
+        HEKI_PATCH_FTRACE,
+        HEKI_TARGET_SYMBOL,
+        HEKI_TARGET_HASH,
+        HEKI_TARGET_ENDBR,
         HEKI_SEAL_EXEC,
         HEKI_SEAL_FLAGS,
         HEKI_WRITE,
@@ -164,11 +185,39 @@ fn constants_have_the_values_of_the_header() {
         HEKI_KIND_MODULE_RODATA,
         HEKI_KIND_IDT,
         HEKI_KIND_TRAMPOLINE,
+        HEKI_KIND_POOL,
+        HEKI_KIND_FTRACE,
         HEKI_KIND_COUNT,
         HEKI_REG_CR0,
         HEKI_REG_CR4,
+        HEKI_AREA_JUMP_TABLE,
+        HEKI_AREA_STATIC_CALL_SITES,
+        HEKI_AREA_RO_AFTER_INIT,
+        HEKI_AREA_STATIC_CALL_TEXT,
+        HEKI_AREA_FTRACE_CALLER,
+        HEKI_AREA_FTRACE_REGS_CALLER,
+        HEKI_AREA_FTRACE_CALL,
+        HEKI_AREA_FTRACE_OP_PTR,
+        HEKI_AREA_FTRACE_REGS_CALL,
+        HEKI_AREA_FTRACE_REGS_OP_PTR,
+        HEKI_AREA_FTRACE_REGS_JMP,
+        HEKI_AREA_FTRACE_STUB,
+        HEKI_AREA_RETURN_THUNK,
+        HEKI_AREA_STATIC_RETURN,
+        HEKI_AREA_STATIC_RETURN0,
+        HEKI_AREA_WARN_TRAP,
+        HEKI_AREA_SPIN_UNLOCK,
+        HEKI_AREA_CFI_HASH,
+        HEKI_AREA_ENDBR,
+        HEKI_AREA_IMAGE,
+        HEKI_AREA_FTRACE_LIST,
+        HEKI_AREA_COUNT,
+        HEKI_MAX_INSN,
         KVM_DEV_HEKI_CTRL,
         KVM_DEV_HEKI_RESET,
+        KVM_DEV_HEKI_PROFILE,
+        HEKI_MAX_PROFILE_ENTRIES,
+        HEKI_MAX_BUILD_ID,
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
@@ -189,17 +238,20 @@ fn structs_have_the_fields_of_the_header() {
             max_bytes,
             max_ranges,
             max_pins,
-            reserved
+            patch
         }),
         layout!(Seal {
             version,
             flags,
             nr_ranges,
-            nr_pins
+            nr_pins,
+            nr_areas,
+            reserved
         }),
         layout!(Range {
             gpa,
             len,
+            va,
             rights,
             kind
         }),
@@ -208,6 +260,26 @@ fn structs_have_the_fields_of_the_header() {
             reserved,
             mask
         }),
+        layout!(Area {
+            kind,
+            reserved,
+            va,
+            len
+        }),
+        layout!(Patch { version, nr_sites }),
+        layout!(Site { va, len, old, new }),
+        layout!(Grant { version, nr_ranges }),
+        layout!(Profile {
+            version,
+            nr_functions,
+            nr_calls,
+            nr_frozen,
+            base,
+            text_len,
+            build_id_offset,
+            build_id_len,
+            build_id
+        }),
     ];
     let header = header_structs();
     assert_eq!(header.len(), ours.len());
@@ -215,8 +287,8 @@ fn structs_have_the_fields_of_the_header() {
         let expected = &header[&name.to_lowercase()];
         let mut offset = 0;
         let mut laid_out = Vec::new();
-        for (field, bytes) in expected {
-            assert_eq!(offset % bytes, 0, "{name}.{field} is padded");
+        for (field, align, bytes) in expected {
+            assert_eq!(offset % align, 0, "{name}.{field} is padded");
             laid_out.push((field.as_str(), offset));
             offset += bytes;
         }
@@ -226,9 +298,17 @@ fn structs_have_the_fields_of_the_header() {
 }
 
 #[test]
+fn arrays_have_the_lengths_that_are_named() {
+    assert!(size_of_val(&Site::new_zeroed().new) >= HEKI_MAX_INSN as usize);
+    let build_id = Profile::new_zeroed().build_id;
+    assert_eq!(size_of_val(&build_id), HEKI_MAX_BUILD_ID as usize);
+}
+
+#[test]
 fn the_largest_request_fits_its_bound() {
     let bytes = HEADER_BYTES
         + HEKI_MAX_RANGES as usize * size_of::<Range>()
-        + HEKI_MAX_PINS as usize * size_of::<Pin>();
+        + HEKI_MAX_PINS as usize * size_of::<Pin>()
+        + HEKI_MAX_AREAS as usize * size_of::<Area>();
     assert!(bytes <= HEKI_MAX_REQUEST_BYTES as usize);
 }

@@ -9,6 +9,7 @@
 use super::slots::SlotsLock;
 use core::{
     marker::PhantomData,
+    ops::Range,
     ptr, //
 };
 use kernel::{
@@ -70,20 +71,22 @@ impl<T> Drop for Published<T> {
 }
 
 impl SlotsLock<'_> {
-    /// Replaces what `published` holds, as a change of the VM's rights.
+    /// Replaces what `published` holds, as a change of the VM's rights to `frames`.
     ///
     /// When this returns, no vCPU can use a mapping or a translation from before, no writer inside
     /// KVM a host address from before, and the old value is freed. `tell` runs in the middle,
-    /// beside the replacement. Sleeps.
+    /// beside the replacement. Sleeps. Takes the lock for itself, so that nobody who holds it still
+    /// looks at the old value.
     pub(crate) fn replace<T: Send + Sync>(
-        &self,
+        &mut self,
         published: &Published<T>,
+        frames: &Range<u64>,
         new: Option<KBox<T>>,
         tell: impl FnOnce(),
     ) {
         let new = new.map_or(ptr::null_mut(), KBox::into_raw);
         let mut old = ptr::null_mut();
-        self.change(|| {
+        self.change(frames, || {
             old = published.0.load(Acquire);
             // INVARIANT: `new` is null or came from `KBox::into_raw`.
             published.0.store(new, Release);

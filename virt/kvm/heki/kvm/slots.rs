@@ -6,7 +6,10 @@
 //! Locks: taken outside `kvm->srcu` and `kvm->mmu_lock`.
 
 use super::publish::Reader;
-use core::marker::PhantomData;
+use core::{
+    marker::PhantomData,
+    ops::Range, //
+};
 use kernel::{
     bindings,
     types::NotThreadSafe, //
@@ -50,15 +53,27 @@ impl SlotsLock<'_> {
         unsafe { Reader::new() }
     }
 
-    /// Runs `publish` so that nothing from before it survives this call. Sleeps.
-    pub(super) fn change(&self, publish: impl FnOnce()) {
+    /// The VM.
+    pub(super) fn kvm(&self) -> *mut bindings::kvm {
+        self.kvm
+    }
+
+    /// Runs `publish`, which changes rights of `frames`, so that nothing from before it survives
+    /// this call. Sleeps.
+    pub(super) fn change(&self, frames: &Range<u64>, publish: impl FnOnce()) {
         let kvm = self.kvm;
         // SAFETY: `kvm` is valid and the lock held, by the type invariants.
-        unsafe { bindings::heki_glue_begin_change(kvm) };
+        unsafe { bindings::heki_glue_begin_change(kvm, frames.start, frames.end) };
         publish();
         // SAFETY: as above, and the matching begin came before.
-        unsafe { bindings::heki_glue_end_change(kvm) };
+        unsafe { bindings::heki_glue_end_change(kvm, frames.start, frames.end) };
         // SAFETY: as above, and by the type invariants this thread is outside `kvm->srcu`.
         unsafe { bindings::heki_glue_wait_for_readers(kvm) };
+    }
+
+    /// Has every vCPU load its pinned registers and its root again before it runs guest code.
+    pub(crate) fn reload_vcpus(&self) {
+        // SAFETY: `kvm` is valid, by the type invariants.
+        unsafe { bindings::heki_glue_reload_vcpus(self.kvm) };
     }
 }

@@ -13,7 +13,10 @@ use super::{
 use crate::policy::refusal::Refusal;
 use core::{
     marker::PhantomData,
-    ops::Deref, //
+    ops::{
+        Deref,
+        DerefMut, //
+    }, //
 };
 use kernel::{
     bindings,
@@ -131,10 +134,10 @@ impl<'a> Vcpu<'a> {
         unsafe { bindings::heki_glue_log_allowed(self.vcpu) }
     }
 
-    /// Adds one to a counter (`KVM_HEKI_COUNT_*`) of this vCPU.
-    pub(crate) fn count(&self, counter: u32) {
+    /// Adds `nr` to a counter (`KVM_HEKI_COUNT_*`) of this vCPU.
+    pub(crate) fn count(&self, counter: u32, nr: u64) {
         // SAFETY: the vCPU is valid and ours by the type invariants.
-        unsafe { bindings::heki_glue_count(self.vcpu, counter) }
+        unsafe { bindings::heki_glue_count(self.vcpu, counter, nr) }
     }
 
     /// Emits the tracepoint `kvm_heki_query`.
@@ -159,13 +162,54 @@ impl<'a> Vcpu<'a> {
         }
     }
 
-    /// Emits the tracepoint `kvm_heki_deny`. `access` is `KVM_HEKI_ACCESS_*`, 0 for a register.
-    pub(crate) fn trace_deny(&self, access: u32, gfn: u64, reg: u32, bits: u64, reason: u32) {
-        // SAFETY: the vCPU is valid and loaded by the type invariants.
+    /// Emits the tracepoint `kvm_heki_patch` for `nr` instructions or ranges of operation `op`.
+    pub(crate) fn trace_patch(&self, op: u32, nr: u32, why: &str, ret: c_long) {
+        // SAFETY: the vCPU is valid and loaded by the type invariants, `why` for its length.
         unsafe {
-            bindings::heki_glue_trace_deny(self.vcpu, access, gfn, reg, bits, reason)
+            bindings::heki_glue_trace_patch(
+                self.vcpu,
+                op,
+                nr,
+                why.as_ptr().cast(),
+                why.len() as u32,
+                ret,
+            )
         }
     }
+
+    /// Emits the tracepoint `kvm_heki_deny`. `access` is `KVM_HEKI_ACCESS_*`, 0 for a register;
+    /// what does not belong to the access is 0.
+    pub(crate) fn trace_deny(&self, denied: &Denied) {
+        // SAFETY: the vCPU is valid and loaded by the type invariants.
+        unsafe {
+            bindings::heki_glue_trace_deny(
+                self.vcpu,
+                denied.access,
+                denied.gfn,
+                denied.va,
+                denied.reg,
+                denied.bits,
+                denied.reason,
+            )
+        }
+    }
+}
+
+/// A denial as its tracepoint shows it.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Denied {
+    /// `KVM_HEKI_ACCESS_*`, 0 for a register.
+    pub(crate) access: u32,
+    /// The frame of an access to memory.
+    pub(crate) gfn: u64,
+    /// The address of a change of text.
+    pub(crate) va: u64,
+    /// `HEKI_REG_*`.
+    pub(crate) reg: u32,
+    /// The bits of the register.
+    pub(crate) bits: u64,
+    /// `KVM_HEKI_REASON_*`.
+    pub(crate) reason: u32,
 }
 
 /// What the header of a SEAL request asked for, as the tracepoint shows it.
@@ -191,6 +235,12 @@ impl<'v> Deref for VcpuSlotsLock<'v, '_> {
 
     fn deref(&self) -> &SlotsLock<'v> {
         &self.lock
+    }
+}
+
+impl DerefMut for VcpuSlotsLock<'_, '_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.lock
     }
 }
 

@@ -30,8 +30,12 @@ use super::abi;
 #[cfg(not(CONFIG_RUST))]
 use heki_abi as abi;
 
+pub mod address;
+pub mod edit;
+pub mod grant;
 pub mod lifecycle;
 pub mod map;
+pub mod patch;
 pub mod pin;
 pub mod refusal;
 pub mod request;

@@ -28,6 +28,8 @@ pub enum Event {
     OptIn,
     /// The guest seals itself.
     Seal,
+    /// The guest has its sealed text changed.
+    Change,
     /// The VMM resets the VM.
     Reset,
 }
@@ -59,15 +61,18 @@ impl State {
 ///
 /// # Errors
 ///
-/// [`Refusal::NotOptedIn`] or [`Refusal::AlreadySealed`] where the event has no place in the state.
+/// [`Refusal::NotOptedIn`], [`Refusal::NotSealed`] or [`Refusal::AlreadySealed`] where the event has
+/// no place in the state.
 pub const fn next(state: State, event: Event) -> Result<State, Refusal> {
     match (state, event) {
         (State::Off, Event::OptIn) => Ok(State::Open),
-        (State::Off, Event::Seal | Event::Reset) => Err(Refusal::NotOptedIn),
+        (State::Off, Event::Seal | Event::Change | Event::Reset) => Err(Refusal::NotOptedIn),
         (State::Open | State::Sealed, Event::OptIn) => Ok(state),
         (State::Open, Event::Seal) => Ok(State::Sealed),
+        (State::Open, Event::Change) => Err(Refusal::NotSealed),
         (State::Open, Event::Reset) => Ok(State::Open),
         (State::Sealed, Event::Seal) => Err(Refusal::AlreadySealed),
+        (State::Sealed, Event::Change) => Ok(State::Sealed),
         (State::Sealed, Event::Reset) => Ok(State::Open),
     }
 }

@@ -2,20 +2,14 @@
 
 //! Why a request is refused: one word for the log, one error for the guest.
 //!
-//! Neighbours: everyone who refuses. Locks: none.
+//! Neighbours: everyone who refuses; `abi` for the errors. Locks: none.
 
-/// Errors of KVM's hypercalls, as positive numbers (`include/uapi/linux/kvm_para.h`).
-const KVM_EPERM: i64 = 1;
-const KVM_E2BIG: i64 = 7;
-const KVM_EFAULT: i64 = 14;
-const KVM_EINVAL: i64 = 22;
-const KVM_EOPNOTSUPP: i64 = 95;
-const KVM_ENOSYS: i64 = 1000;
+use super::abi;
 
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// More bytes, ranges or pins than one request may have.
+    /// More than one request, or one VM, may have.
     TooBig,
     /// The length is not that of the header and its arrays.
     BadLength,
@@ -27,11 +21,11 @@ pub enum Refusal {
     BadReserved,
     /// A range that does not start or end on a page.
     Unaligned,
-    /// A range without bytes, or a request without ranges and pins.
+    /// A range without bytes, or a request for nothing.
     Empty,
-    /// A range that ends beyond the last guest physical address.
+    /// A range that ends beyond the last guest physical or virtual address.
     Overflow,
-    /// Two ranges share a page.
+    /// Two ranges share a page, or an address.
     Overlap,
     /// Unknown rights.
     BadRights,
@@ -43,6 +37,8 @@ pub enum Refusal {
     NoExec,
     /// A range that is not the VM's memory.
     NotMemory,
+    /// An area of unknown kind or length, or a second one of its kind.
+    BadArea,
     /// An unknown register.
     BadRegister,
     /// Two pins of one register.
@@ -64,6 +60,14 @@ pub enum Refusal {
     NotOptedIn,
     /// The VM is sealed already.
     AlreadySealed,
+    /// A profile that contradicts itself.
+    BadProfile,
+    /// A profile that comes after the first vCPU.
+    LateProfile,
+    /// The guest's kernel is not the one of the VMM's profile.
+    WrongKernel,
+    /// A change of sealed text in a VM that is not sealed.
+    NotSealed,
     /// The host has no memory for the request.
     NoMemory,
     /// Guest memory that should hold the block cannot be read or written.
@@ -90,6 +94,7 @@ impl Refusal {
             Self::WriteAndExec => "write_and_exec",
             Self::NoExec => "no_exec",
             Self::NotMemory => "not_memory",
+            Self::BadArea => "bad_area",
             Self::BadRegister => "bad_register",
             Self::DuplicatePin => "duplicate_pin",
             Self::EmptyPin => "empty_pin",
@@ -100,6 +105,10 @@ impl Refusal {
             Self::ExecUnsupported => "exec_unsupported",
             Self::NotOptedIn => "not_opted_in",
             Self::AlreadySealed => "already_sealed",
+            Self::BadProfile => "bad_profile",
+            Self::LateProfile => "late_profile",
+            Self::WrongKernel => "wrong_kernel",
+            Self::NotSealed => "not_sealed",
             Self::NoMemory => "no_memory",
             Self::Fault => "fault",
             Self::BadOperation => "bad_operation",
@@ -111,11 +120,13 @@ impl Refusal {
     /// KVM's hypercalls know no ENOMEM: without memory the request is too big for this host.
     pub const fn kvm_errno(self) -> i64 {
         match self {
-            Self::TooBig | Self::NoMemory => KVM_E2BIG,
-            Self::AlreadySealed => KVM_EPERM,
-            Self::ExecUnsupported | Self::PinUnsupported => KVM_EOPNOTSUPP,
-            Self::Fault => KVM_EFAULT,
-            Self::NotOptedIn | Self::BadOperation => KVM_ENOSYS,
+            Self::TooBig | Self::NoMemory => abi::KVM_E2BIG,
+            Self::AlreadySealed | Self::LateProfile | Self::WrongKernel | Self::NotSealed => {
+                abi::KVM_EPERM
+            }
+            Self::ExecUnsupported | Self::PinUnsupported => abi::KVM_EOPNOTSUPP,
+            Self::Fault => abi::KVM_EFAULT,
+            Self::NotOptedIn | Self::BadOperation => abi::KVM_ENOSYS,
             Self::BadLength
             | Self::BadVersion
             | Self::BadFlags
@@ -129,12 +140,14 @@ impl Refusal {
             | Self::WriteAndExec
             | Self::NoExec
             | Self::NotMemory
+            | Self::BadArea
             | Self::BadRegister
             | Self::DuplicatePin
             | Self::EmptyPin
             | Self::PinNotSet
             | Self::CetNeedsWp
-            | Self::ExecNeedsSmep => KVM_EINVAL,
+            | Self::ExecNeedsSmep
+            | Self::BadProfile => abi::KVM_EINVAL,
         }
     }
 }

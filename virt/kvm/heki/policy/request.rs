@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The SEAL request: bytes from the guest in, a permission map and pins out.
+//! The SEAL request: bytes from the guest in, a permission map, pins and areas out.
 //!
 //! [`Request::parse`] checks all that can be checked without the VM, [`build`] turns the result
 //! into regions. Neither allocates. The bytes are the host's own copy, read from the guest once.
@@ -16,6 +16,7 @@ use zerocopy::{
 use super::{
     abi,
     map::{
+        self,
         Region,
         PAGE_SHIFT, //
     },
@@ -28,12 +29,11 @@ use super::{
         PINNABLE_CR4, //
     },
     refusal::Refusal,
-    rights::Rights,
-    sort::sort_by_key, //
+    rights::Rights, //
 };
 
 /// The byte after the last guest physical address that x86 can have.
-const GPA_END: u64 = 1 << 52;
+pub const GPA_END: u64 = 1 << 52;
 /// The bits of an address below a page.
 const PAGE_OFFSET: u64 = (1 << PAGE_SHIFT) - 1;
 
@@ -56,13 +56,14 @@ pub struct Caps {
 ///
 /// # Invariants
 ///
-/// Every range passed `check_range`, at least one has the right to run if `exec`, and there are
-/// ranges or pins.
+/// Every range passed `check_range`, at least one has the right to run if `exec`, there are ranges
+/// or pins, and the areas passed `check_areas`.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     exec: bool,
     ranges: &'a [Unalign<abi::Range>],
     pins: Pins,
+    areas: &'a [Unalign<abi::Area>],
 }
 
 impl<'a> Request<'a> {
@@ -72,7 +73,12 @@ impl<'a> Request<'a> {
     ///
     /// The first refusal found. Overlaps are found by [`build`].
     pub fn parse(bytes: &'a [u8], caps: &Caps) -> Result<Self, Refusal> {
-        let (header, ranges, pins) = split(bytes)?;
+        let Parts {
+            header,
+            ranges,
+            pins,
+            areas,
+        } = split(bytes)?;
         let exec = header.flags & abi::HEKI_SEAL_EXEC != 0;
         if exec && !caps.exec {
             return Err(Refusal::ExecUnsupported);
@@ -82,7 +88,7 @@ impl<'a> Request<'a> {
         }
 
         for range in ranges {
-            check_range(&range.get())?;
+            check_sealed(&range.get())?;
         }
         if exec && !ranges.iter().any(|range| runs(&range.get())) {
             return Err(Refusal::NoExec);
@@ -96,8 +102,15 @@ impl<'a> Request<'a> {
             return Err(Refusal::ExecNeedsSmep);
         }
 
+        check_areas(areas)?;
+
         // INVARIANT: All of it was checked above.
-        Ok(Self { exec, ranges, pins })
+        Ok(Self {
+            exec,
+            ranges,
+            pins,
+            areas,
+        })
     }
 
     /// Whether the ranges with the right to run are an allow-list.
@@ -113,6 +126,11 @@ impl<'a> Request<'a> {
     /// The bits to pin.
     pub const fn pins(&self) -> Pins {
         self.pins
+    }
+
+    /// What the guest says of its text, in its order.
+    pub fn areas(&self) -> impl Iterator<Item = abi::Area> + 'a {
+        self.areas.iter().map(|area| area.get())
     }
 
     /// The rights of memory in no range: all but execution if there is an allow-list, else all.
@@ -138,7 +156,8 @@ impl<'a> Request<'a> {
 ///
 /// # Errors
 ///
-/// [`Refusal::Overlap`] if two ranges share a page, [`Refusal::NoMemory`] if `out` is too short.
+/// [`Refusal::Overlap`] if two ranges share a page or an address, [`Refusal::NoMemory`] if `out` is
+/// too short.
 pub fn build(request: &Request<'_>, out: &mut [Region]) -> Result<usize, Refusal> {
     let out = out
         .get_mut(..request.nr_ranges())
@@ -146,43 +165,16 @@ pub fn build(request: &Request<'_>, out: &mut [Region]) -> Result<usize, Refusal
     for (slot, region) in out.iter_mut().zip(request.ranges()) {
         *slot = region;
     }
-    sort_by_key(out, |region| region.start);
-    merge(out)
+    map::normalize(out)
 }
 
-/// Joins neighbours of the same rights and kind at the front of `sorted` and returns how many
-/// regions are left.
-fn merge(sorted: &mut [Region]) -> Result<usize, Refusal> {
-    let cells = core::cell::Cell::from_mut(sorted).as_slice_of_cells();
-    let mut kept = cells.iter();
-    let Some(mut last) = kept.next() else {
-        return Ok(0);
-    };
-
-    for cell in cells.iter().skip(1) {
-        let (left, right) = (last.get(), cell.get());
-        if right.start < left.end {
-            return Err(Refusal::Overlap);
-        }
-        if right.start == left.end && right.rights == left.rights && right.kind == left.kind {
-            last.set(Region {
-                end: right.end,
-                ..left
-            });
-        } else if let Some(slot) = kept.next() {
-            slot.set(right);
-            last = slot;
-        }
-    }
-    Ok(cells.len().saturating_sub(kept.len()))
+/// The parts of a request, with nothing checked but the header.
+struct Parts<'a> {
+    header: abi::Seal,
+    ranges: &'a [Unalign<abi::Range>],
+    pins: &'a [Unalign<abi::Pin>],
+    areas: &'a [Unalign<abi::Area>],
 }
-
-/// Header, ranges and pins of a request, with nothing checked but the header.
-type Parts<'a> = (
-    abi::Seal,
-    &'a [Unalign<abi::Range>],
-    &'a [Unalign<abi::Pin>],
-);
 
 /// Splits `bytes` as their header says.
 fn split(bytes: &[u8]) -> Result<Parts<'_>, Refusal> {
@@ -190,24 +182,43 @@ fn split(bytes: &[u8]) -> Result<Parts<'_>, Refusal> {
         return Err(Refusal::TooBig);
     }
     let (header, rest) = abi::Seal::read_from_prefix(bytes).map_err(|_| Refusal::BadLength)?;
+    check_header(&header)?;
+    let (ranges, rest) = <[_]>::ref_from_prefix_with_elems(rest, to_usize(header.nr_ranges)?)
+        .map_err(|_| Refusal::BadLength)?;
+    let (pins, rest) = <[_]>::ref_from_prefix_with_elems(rest, to_usize(header.nr_pins)?)
+        .map_err(|_| Refusal::BadLength)?;
+    let areas = <[_]>::ref_from_bytes_with_elems(rest, to_usize(header.nr_areas)?)
+        .map_err(|_| Refusal::BadLength)?;
+    Ok(Parts {
+        header,
+        ranges,
+        pins,
+        areas,
+    })
+}
+
+/// Checks the header by itself.
+fn check_header(header: &abi::Seal) -> Result<(), Refusal> {
     if header.version != abi::HEKI_ABI_VERSION {
         return Err(Refusal::BadVersion);
     }
     if header.flags & !abi::HEKI_SEAL_FLAGS != 0 {
         return Err(Refusal::BadFlags);
     }
-    if header.nr_ranges > abi::HEKI_MAX_RANGES || header.nr_pins > abi::HEKI_MAX_PINS {
+    if header.reserved != 0 {
+        return Err(Refusal::BadReserved);
+    }
+    if header.nr_ranges > abi::HEKI_MAX_RANGES
+        || header.nr_pins > abi::HEKI_MAX_PINS
+        || header.nr_areas > abi::HEKI_MAX_AREAS
+    {
         return Err(Refusal::TooBig);
     }
-    let (ranges, rest) = <[_]>::ref_from_prefix_with_elems(rest, to_usize(header.nr_ranges)?)
-        .map_err(|_| Refusal::BadLength)?;
-    let pins = <[_]>::ref_from_bytes_with_elems(rest, to_usize(header.nr_pins)?)
-        .map_err(|_| Refusal::BadLength)?;
-    Ok((header, ranges, pins))
+    Ok(())
 }
 
 /// A number of the wire as a length.
-fn to_usize(number: u32) -> Result<usize, Refusal> {
+pub(super) fn to_usize(number: u32) -> Result<usize, Refusal> {
     usize::try_from(number).map_err(|_| Refusal::TooBig)
 }
 
@@ -216,9 +227,19 @@ const fn runs(range: &abi::Range) -> bool {
     range.rights & abi::HEKI_EXEC != 0
 }
 
+/// Checks one range of a SEAL by itself. Only a GRANT, which looks at the content, makes ftrace
+/// trampolines.
+fn check_sealed(range: &abi::Range) -> Result<(), Refusal> {
+    check_range(range)?;
+    if range.kind == abi::HEKI_KIND_FTRACE {
+        return Err(Refusal::BadKind);
+    }
+    Ok(())
+}
+
 /// Checks one range by itself.
-fn check_range(range: &abi::Range) -> Result<(), Refusal> {
-    if (range.gpa | range.len) & PAGE_OFFSET != 0 {
+pub(super) fn check_range(range: &abi::Range) -> Result<(), Refusal> {
+    if (range.gpa | range.len | range.va) & PAGE_OFFSET != 0 {
         return Err(Refusal::Unaligned);
     }
     if range.len == 0 {
@@ -227,6 +248,9 @@ fn check_range(range: &abi::Range) -> Result<(), Refusal> {
     match range.gpa.checked_add(range.len) {
         Some(end) if end <= GPA_END => {}
         _ => return Err(Refusal::Overflow),
+    }
+    if range.va.checked_add(range.len).is_none() {
+        return Err(Refusal::Overflow);
     }
     let rights = Rights::from_bits(range.rights).ok_or(Refusal::BadRights)?;
     if rights == Rights::ALL {
@@ -239,13 +263,69 @@ fn check_range(range: &abi::Range) -> Result<(), Refusal> {
 }
 
 /// The region that a checked `range` is, with `unlisted` added to its rights.
-fn region(range: &abi::Range, unlisted: Rights) -> Region {
+pub(super) fn region(range: &abi::Range, unlisted: Rights) -> Region {
     let rights = Rights::from_bits(range.rights).unwrap_or_default();
     Region {
         start: range.gpa >> PAGE_SHIFT,
         end: range.gpa.saturating_add(range.len) >> PAGE_SHIFT,
+        va: range.va,
         rights: rights.union(unlisted),
         kind: range.kind,
+    }
+}
+
+/// Checks the areas: each by itself, that all but the tables come once, and that the tables
+/// together have no more entries than a VM may have sites.
+fn check_areas(areas: &[Unalign<abi::Area>]) -> Result<(), Refusal> {
+    let mut seen: u32 = 0;
+    let mut nr_sites: u64 = 0;
+    for area in areas {
+        let area = area.get();
+        check_area(&area)?;
+        if let Some(entry) = entry_bytes(area.kind) {
+            nr_sites = nr_sites.saturating_add(entries(area.len, entry)?);
+            continue;
+        }
+        let bit = 1u32.checked_shl(area.kind).ok_or(Refusal::BadArea)?;
+        if seen & bit != 0 {
+            return Err(Refusal::BadArea);
+        }
+        seen |= bit;
+    }
+    if nr_sites > u64::from(abi::HEKI_MAX_SITES) {
+        return Err(Refusal::TooBig);
+    }
+    Ok(())
+}
+
+/// Checks one area by itself.
+fn check_area(area: &abi::Area) -> Result<(), Refusal> {
+    if area.kind >= abi::HEKI_AREA_COUNT {
+        return Err(Refusal::BadArea);
+    }
+    if area.reserved != 0 {
+        return Err(Refusal::BadReserved);
+    }
+    if area.va.checked_add(area.len).is_none() {
+        return Err(Refusal::Overflow);
+    }
+    Ok(())
+}
+
+/// The length in bytes of an entry of a table, `None` of an area that is no table.
+pub const fn entry_bytes(kind: u32) -> Option<u64> {
+    match kind {
+        abi::HEKI_AREA_JUMP_TABLE => Some(16),
+        abi::HEKI_AREA_STATIC_CALL_SITES => Some(8),
+        _ => None,
+    }
+}
+
+/// The number of entries of `entry` bytes in `len` bytes.
+fn entries(len: u64, entry: u64) -> Result<u64, Refusal> {
+    match (len.checked_rem(entry), len.checked_div(entry)) {
+        (Some(0), Some(count)) => Ok(count),
+        _ => Err(Refusal::BadArea),
     }
 }
 

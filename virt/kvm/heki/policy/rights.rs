@@ -60,11 +60,6 @@ impl Rights {
         self.0 & abi::HEKI_EXEC != 0
     }
 
-    /// The rights in both sets.
-    pub const fn intersect(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
     /// The rights in either set.
     pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)

@@ -2,10 +2,12 @@
 
 //! What is denied, in one type, for whoever counts, traces, logs and exits.
 //!
-//! Neighbours: [`map`](super::map) and [`pin`](super::pin) are what it judges by. Locks: none.
+//! Neighbours: [`map`](super::map), [`pin`](super::pin) and [`patch`](super::patch) are what it
+//! judges by. Locks: none.
 
 use super::{
     map::Map,
+    patch::Denied,
     rights::Rights, //
 };
 
@@ -18,6 +20,8 @@ pub enum Access {
     Fetch,
     /// To change a register.
     Register,
+    /// To have an instruction changed, or a page run.
+    Patch,
 }
 
 impl Access {
@@ -27,6 +31,7 @@ impl Access {
             Self::Write => "write",
             Self::Fetch => "fetch",
             Self::Register => "register",
+            Self::Patch => "patch",
         }
     }
 }
@@ -42,6 +47,8 @@ pub enum Reason {
     PageWalk,
     /// The bits are pinned.
     Pinned,
+    /// A rule of sealed text.
+    Patch(Denied),
 }
 
 impl Reason {
@@ -52,6 +59,7 @@ impl Reason {
             Self::NotExecutable => "not_executable",
             Self::PageWalk => "page_walk",
             Self::Pinned => "pinned",
+            Self::Patch(denied) => denied.as_str(),
         }
     }
 }
@@ -68,6 +76,8 @@ pub enum Victim {
         /// The pinned bits that would have been cleared.
         bits: u64,
     },
+    /// An address in text, or of what is to be text.
+    Text(u64),
 }
 
 /// A denial.
@@ -98,6 +108,15 @@ impl Verdict {
             victim: Victim::Register { reg, bits },
             access: Access::Register,
             reason: Reason::Pinned,
+        }
+    }
+
+    /// The denial of a change of the instruction, or of the page, at `va`.
+    pub const fn patch(va: u64, denied: Denied) -> Self {
+        Self {
+            victim: Victim::Text(va),
+            access: Access::Patch,
+            reason: Reason::Patch(denied),
         }
     }
 }

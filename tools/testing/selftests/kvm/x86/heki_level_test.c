@@ -132,7 +132,7 @@ HEKI_TEST(level, a_frame_of_many_ranges_stays_large)
 
 	for (i = 0; i < 512; i++)
 		heki_add_range(req, HEKI_PAGE(FRAME(1) + i), PAGE_SIZE, 0,
-			       i % HEKI_KIND_COUNT);
+			       i % HEKI_KIND_FTRACE);
 	heki_seal(h);
 	EXPECT_TRUE(can_read(h, FRAME(1)));
 	EXPECT_EQ(1, large_pages(h, self->large));

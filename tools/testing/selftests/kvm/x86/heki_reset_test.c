@@ -262,7 +262,7 @@ static void create_seal_destroy(int round)
 	heki_vm_create(&h, 1);
 	req = heki_begin_request(&h, 0);
 	for (i = 0; i < HEKI_MAX_RANGES; i++)
-		heki_add_range(req, HEKI_PAGE(i), PAGE_SIZE, 0, i % HEKI_KIND_COUNT);
+		heki_add_range(req, HEKI_PAGE(i), PAGE_SIZE, 0, i % HEKI_KIND_FTRACE);
 	heki_seal(&h);
 	TEST_ASSERT(heki_is_sealed(&h, h.vcpu[0], round), "Page %d is not sealed", round);
 	heki_vm_free(&h);

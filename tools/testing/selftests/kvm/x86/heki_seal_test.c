@@ -24,6 +24,8 @@ struct refusal {
 	u32 flags;
 	u32 claimed_ranges;	/* what the header says, if not what is there */
 	u32 claimed_pins;
+	u32 claimed_areas;
+	u32 reserved;
 	bool empty;
 	/* The registers of the hypercall. */
 	s64 len_off;
@@ -44,7 +46,7 @@ struct refusal {
 /* The guest has CR0.WP and CR4.SMEP set, CR4.SMAP and CR0.AM not. */
 static const struct refusal refusals[] = {
 	/* The hypercall */
-	{ "unknown operation", KVM_ENOSYS, .op_off = 1 },
+	{ "unknown operation", KVM_ENOSYS, .op_off = HEKI_OP_RELEASE },
 	{ "operation beyond 32 bits", KVM_ENOSYS, .op_off = 1ull << 32 },
 	{ "reserved argument", KVM_EINVAL, .a3 = 1 },
 	{ "high bit of the reserved argument", KVM_EINVAL, .a3 = 1ull << 63 },
@@ -68,6 +70,9 @@ static const struct refusal refusals[] = {
 	{ "highest flag", KVM_EINVAL, .flags = 1u << 31 },
 	{ "too many ranges", KVM_E2BIG, .claimed_ranges = HEKI_MAX_RANGES + 1 },
 	{ "more ranges than any length", KVM_E2BIG, .claimed_ranges = ~0u },
+	{ "too many areas", KVM_E2BIG, .claimed_areas = HEKI_MAX_AREAS + 1 },
+	{ "more areas claimed than sent", KVM_EINVAL, .claimed_areas = 1 },
+	{ "reserved field of the header", KVM_EINVAL, .reserved = 1 },
 	{ "too many pins", KVM_E2BIG, .claimed_pins = HEKI_MAX_PINS + 1 },
 	{ "more pins than any length", KVM_E2BIG, .claimed_pins = ~0u },
 	{ "more ranges claimed than sent", KVM_EINVAL, .claimed_ranges = 2 },
@@ -166,6 +171,8 @@ static s64 send_refusal(struct heki_vm *h, const struct refusal *r)
 	req->version += r->version_off;
 	req->nr_ranges = r->claimed_ranges ?: req->nr_ranges;
 	req->nr_pins = r->claimed_pins ?: req->nr_pins;
+	req->nr_areas = r->claimed_areas;
+	req->reserved = r->reserved;
 	return heki_hypercall(h->vcpu[0], HEKI_OP_SEAL + r->op_off, r->gpa ?: HEKI_REQUEST_GPA,
 			      r->len ?: len, r->a3);
 }
@@ -259,7 +266,7 @@ static int query_of_open(struct heki_vm *h, const char **why)
 	CHECK(q.max_bytes == HEKI_MAX_REQUEST_BYTES && q.max_bytes >= 65536);
 	CHECK(q.max_ranges == HEKI_MAX_RANGES);
 	CHECK(q.max_pins == HEKI_MAX_PINS);
-	CHECK(q.reserved == 0);
+	CHECK((q.patch & 0xff) == (HEKI_PATCH_JUMP_LABEL | HEKI_PATCH_STATIC_CALL));
 	return KSFT_PASS;
 }
 
@@ -358,7 +365,7 @@ static int largest_request(struct heki_vm *h, const char **why)
 	int i;
 
 	for (i = 0; i < HEKI_MAX_RANGES; i++)
-		heki_add_range(req, HEKI_PAGE(i), PAGE_SIZE, 0, i % HEKI_KIND_COUNT);
+		heki_add_range(req, HEKI_PAGE(i), PAGE_SIZE, 0, i % HEKI_KIND_FTRACE);
 	CHECK(heki_request_len(req) >= 65536);
 	CHECK(!heki_send(h, h->vcpu[0]));
 	return KSFT_PASS;
@@ -502,11 +509,11 @@ static int attributes(struct heki_vm *h, const char **why)
 	int fd = h->device;
 
 	CHECK(!__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET));
-	CHECK(__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET + 1) &&
+	CHECK(__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_PROFILE + 1) &&
 	      errno == ENXIO);
 	CHECK(__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL + 1, KVM_DEV_HEKI_RESET) &&
 	      errno == ENXIO);
-	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET + 1, 0, 0) == ENXIO);
+	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_PROFILE + 1, 0, 0) == ENXIO);
 	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL + 1, KVM_DEV_HEKI_RESET, 0, 0) == ENXIO);
 	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, 1, 0) == EINVAL);
 	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, 0, 8) == EINVAL);

@@ -4,6 +4,7 @@
 //!
 //! Reads the request a second time, by hand and by offset, and holds parser, builder and map to it.
 
+use heki_policy::address::{self, Window};
 use heki_policy::map::{Map, Region};
 use heki_policy::pin::{PINNABLE_CR0, PINNABLE_CR4};
 use heki_policy::refusal::Refusal;
@@ -49,6 +50,7 @@ fn check(bytes: &[u8], caps: &Caps) -> Result<usize, Refusal> {
     let ranges = accepted_ranges(bytes);
     accepted_header(bytes, caps, &request, &ranges);
     accepted_pins(bytes, caps, &request);
+    accepted_areas(bytes, &request);
 
     let mut regions = vec![Region::default(); request.nr_ranges()];
     let built = build(&request, &mut regions);
@@ -57,6 +59,7 @@ fn check(bytes: &[u8], caps: &Caps) -> Result<usize, Refusal> {
 
     let map = Map::new(&regions, request.default_rights()).expect("built regions make a map");
     answers(&map, &ranges, request.exec());
+    addresses(&regions, &ranges);
     Ok(regions.len())
 }
 
@@ -64,8 +67,15 @@ fn check(bytes: &[u8], caps: &Caps) -> Result<usize, Refusal> {
 struct Written {
     start: u64,
     end: u64,
+    va: u64,
     rights: u32,
     kind: u32,
+}
+
+impl Written {
+    fn va_end(&self) -> u64 {
+        self.va + (self.end - self.start) * 4096
+    }
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
@@ -80,15 +90,21 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 fn accepted_ranges(bytes: &[u8]) -> Vec<Written> {
     (0..u32_at(bytes, 8) as usize)
         .map(|index| {
-            let at = 16 + index * 24;
-            let (gpa, len) = (u64_at(bytes, at), u64_at(bytes, at + 8));
-            let (rights, kind) = (u32_at(bytes, at + 16), u32_at(bytes, at + 20));
+            let at = 24 + index * 32;
+            let (gpa, len, va) = (
+                u64_at(bytes, at),
+                u64_at(bytes, at + 8),
+                u64_at(bytes, at + 16),
+            );
+            let (rights, kind) = (u32_at(bytes, at + 24), u32_at(bytes, at + 28));
             assert!(gpa % 4096 == 0 && len % 4096 == 0 && len > 0);
             assert!(u128::from(gpa) + u128::from(len) <= 1 << 52);
-            assert!(rights <= 2 && kind < 7);
+            assert!(va % 4096 == 0 && u128::from(va) + u128::from(len) < 1 << 64);
+            assert!(rights <= 2 && kind < 8);
             Written {
                 start: gpa / 4096,
                 end: (gpa + len) / 4096,
+                va,
                 rights,
                 kind,
             }
@@ -98,11 +114,13 @@ fn accepted_ranges(bytes: &[u8]) -> Vec<Written> {
 
 fn accepted_header(bytes: &[u8], caps: &Caps, request: &Request<'_>, ranges: &[Written]) {
     let (flags, nr_ranges, nr_pins) = (u32_at(bytes, 4), u32_at(bytes, 8), u32_at(bytes, 12));
-    assert_eq!(u32_at(bytes, 0), 1);
+    let nr_areas = u32_at(bytes, 16);
+    assert_eq!((u32_at(bytes, 0), u32_at(bytes, 20)), (2, 0));
     assert!(flags <= 1 && nr_ranges <= 4096 && nr_pins <= 8 && nr_ranges + nr_pins > 0);
+    assert!(nr_areas <= 1024);
     assert_eq!(
         bytes.len(),
-        16 + nr_ranges as usize * 24 + nr_pins as usize * 16
+        24 + nr_ranges as usize * 32 + nr_pins as usize * 16 + nr_areas as usize * 24
     );
     assert_eq!(request.nr_ranges(), nr_ranges as usize);
     assert_eq!(request.exec(), flags == 1);
@@ -112,9 +130,9 @@ fn accepted_header(bytes: &[u8], caps: &Caps, request: &Request<'_>, ranges: &[W
 }
 
 fn accepted_pins(bytes: &[u8], caps: &Caps, request: &Request<'_>) {
-    let first = 16 + request.nr_ranges() * 24;
+    let first = 24 + request.nr_ranges() * 32;
     let (mut cr0, mut cr4) = (0, 0);
-    for at in (first..bytes.len()).step_by(16) {
+    for at in (first..).step_by(16).take(u32_at(bytes, 12) as usize) {
         let mask = u64_at(bytes, at + 8);
         assert!(mask != 0 && u32_at(bytes, at + 4) == 0);
         let earlier = match u32_at(bytes, at) {
@@ -131,12 +149,37 @@ fn accepted_pins(bytes: &[u8], caps: &Caps, request: &Request<'_>) {
     assert!(!request.exec() || cr4 & 1 << 20 != 0);
 }
 
-/// Whether two ranges share a frame, found the slow way.
+fn accepted_areas(bytes: &[u8], request: &Request<'_>) {
+    let first = bytes.len() - u32_at(bytes, 16) as usize * 24;
+    let mut seen = [0; 21];
+    let mut nr_sites = 0;
+    for (at, area) in (first..bytes.len()).step_by(24).zip(request.areas()) {
+        let (kind, va, len) = (
+            u32_at(bytes, at),
+            u64_at(bytes, at + 8),
+            u64_at(bytes, at + 16),
+        );
+        assert_eq!((area.kind, area.va, area.len), (kind, va, len));
+        assert!(kind < 21 && u32_at(bytes, at + 4) == 0);
+        assert!(u128::from(va) + u128::from(len) < 1 << 64);
+        seen[kind as usize] += 1;
+        if kind < 2 {
+            let entry = [16, 8][kind as usize];
+            assert_eq!(len % entry, 0);
+            nr_sites += u128::from(len / entry);
+        }
+    }
+    assert!(nr_sites <= 131_072 && seen[2..].iter().all(|&times| times <= 1));
+}
+
+/// Whether two ranges share a frame or an address, found the slow way.
 fn overlap(ranges: &[Written]) -> bool {
     ranges.iter().enumerate().any(|(index, left)| {
-        ranges[index + 1..]
-            .iter()
-            .any(|right| left.start < right.end && right.start < left.end)
+        ranges[index + 1..].iter().any(|right| {
+            let frame = left.start < right.end && right.start < left.end;
+            let (left_end, right_end) = (left.va_end(), right.va_end());
+            frame || left.va != 0 && right.va != 0 && left.va < right_end && right.va < left_end
+        })
     })
 }
 
@@ -158,6 +201,25 @@ fn answers(map: &Map<'_>, ranges: &[Written], exec: bool) {
             let listed = ranges.iter().any(|r| (r.start..r.end).contains(&gfn));
             assert_eq!(map.kind(gfn).is_some(), listed);
             assert!(listed || map.rights(gfn) == Rights::new(true, !exec));
+        }
+    }
+}
+
+/// The windows say of the edges of every range where the guest mapped them, and of their outsides that
+/// nothing is there but other ranges.
+fn addresses(regions: &[Region], ranges: &[Written]) {
+    let mut windows = vec![Window::default(); regions.len()];
+    let used = address::index(regions, &mut windows).expect("no two ranges share an address");
+    let windows = &windows[..used];
+    let mapped = |va: u64| {
+        let holds = |range: &&Written| range.va != 0 && (range.va..range.va_end()).contains(&va);
+        ranges.iter().find(holds)
+    };
+    for range in ranges.iter().filter(|range| range.va != 0) {
+        for va in [range.va - 1, range.va, range.va_end() - 1, range.va_end()] {
+            let found = address::find(windows, va).and_then(|window| window.translate(va));
+            let expected = mapped(va).map(|range| range.start * 4096 + (va - range.va));
+            assert_eq!(found.map(|(gpa, _)| gpa), expected);
         }
     }
 }

@@ -348,9 +348,14 @@ static inline struct heki_pin *heki_pins(struct heki_seal *req)
 	return (struct heki_pin *)(heki_ranges(req) + req->nr_ranges);
 }
 
+static inline struct heki_area *heki_areas(struct heki_seal *req)
+{
+	return (struct heki_area *)(heki_pins(req) + req->nr_pins);
+}
+
 static inline u64 heki_request_len(struct heki_seal *req)
 {
-	return (void *)(heki_pins(req) + req->nr_pins) - (void *)req;
+	return (void *)(heki_areas(req) + req->nr_areas) - (void *)req;
 }
 
 static inline struct heki_seal *heki_begin_request(struct heki_vm *h, u32 flags)

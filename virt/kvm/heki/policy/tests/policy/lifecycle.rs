@@ -9,11 +9,14 @@ use heki_policy::lifecycle::{
 };
 use heki_policy::refusal::Refusal::{self, *};
 
-const TABLE: [(State, Event, Result<State, Refusal>); 9] = [
+const TABLE: [(State, Event, Result<State, Refusal>); 12] = [
     (Off, Seal, Err(NotOptedIn)),
+    (Off, Change, Err(NotOptedIn)),
     (Off, Reset, Err(NotOptedIn)),
+    (Open, Change, Err(NotSealed)),
     (Sealed, Seal, Err(AlreadySealed)),
     (Sealed, OptIn, Ok(Sealed)),
+    (Sealed, Change, Ok(Sealed)),
     (Off, OptIn, Ok(Open)),
     (Open, OptIn, Ok(Open)),
     (Open, Seal, Ok(Sealed)),
@@ -31,7 +34,7 @@ fn every_event_in_every_state() {
 #[test]
 fn the_table_is_whole() {
     for state in [Off, Open, Sealed] {
-        for event in [OptIn, Seal, Reset] {
+        for event in [OptIn, Seal, Change, Reset] {
             let rows = TABLE
                 .iter()
                 .filter(|row| row.0 == state && row.1 == event)
@@ -43,7 +46,7 @@ fn the_table_is_whole() {
 
 #[test]
 fn only_a_reset_leaves_sealed() {
-    for event in [OptIn, Seal, Reset] {
+    for event in [OptIn, Seal, Change, Reset] {
         let leaves = matches!(next(Sealed, event), Ok(state) if state != Sealed);
         assert_eq!(leaves, event == Reset, "{event:?}");
     }

@@ -2,16 +2,30 @@
 
 //! Tests of the rules: refusals first, then properties against slow and simple models.
 
+mod address;
+mod edit;
+mod grant;
+mod insn;
 mod lifecycle;
 mod map;
 mod model;
+mod patch;
 mod pin;
+mod profile;
 mod refusal;
 mod request;
+mod rules;
+mod sites;
 mod smoke;
 mod sort;
+mod target;
+mod trampoline;
 mod verdict;
 mod wire;
 
+#[path = "../../fuzz/changes.rs"]
+mod changes;
 #[path = "../../fuzz/oracle.rs"]
 mod oracle;
+#[path = "../../fuzz/toy.rs"]
+mod toy;

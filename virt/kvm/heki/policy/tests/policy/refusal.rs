@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use heki_policy::refusal::Refusal::{self, *};
 
-const TABLE: [(Refusal, &str, i64); 27] = [
+const TABLE: [(Refusal, &str, i64); 32] = [
     (TooBig, "too_big", 7),
     (BadLength, "bad_length", 22),
     (BadVersion, "bad_version", 22),
@@ -21,6 +21,7 @@ const TABLE: [(Refusal, &str, i64); 27] = [
     (WriteAndExec, "write_and_exec", 22),
     (NoExec, "no_exec", 22),
     (NotMemory, "not_memory", 22),
+    (BadArea, "bad_area", 22),
     (BadRegister, "bad_register", 22),
     (DuplicatePin, "duplicate_pin", 22),
     (EmptyPin, "empty_pin", 22),
@@ -31,6 +32,10 @@ const TABLE: [(Refusal, &str, i64); 27] = [
     (ExecUnsupported, "exec_unsupported", 95),
     (NotOptedIn, "not_opted_in", 1000),
     (AlreadySealed, "already_sealed", 1),
+    (BadProfile, "bad_profile", 22),
+    (LateProfile, "late_profile", 1),
+    (WrongKernel, "wrong_kernel", 1),
+    (NotSealed, "not_sealed", 1),
     (NoMemory, "no_memory", 7),
     (Fault, "fault", 14),
     (BadOperation, "bad_operation", 1000),

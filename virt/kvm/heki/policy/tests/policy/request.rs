@@ -11,15 +11,15 @@ use heki_policy::rights::Rights;
 use proptest::prelude::*;
 
 use crate::oracle::{fuzz_one, ABLE, PLAIN};
-use crate::wire::{pin, range, Wire};
+use crate::wire::{area, at, pin, range, Wire};
 
 /// A request that uses everything, as a Linux guest would send it.
 pub(crate) fn good() -> Wire {
     Wire::new(
         HEKI_SEAL_EXEC,
         vec![
-            range(0x2000, 0x800, HEKI_EXEC, HEKI_KIND_TEXT),
-            range(0x2a00, 0x400, 0, HEKI_KIND_RODATA),
+            at(TEXT, range(0x2000, 0x800, HEKI_EXEC, HEKI_KIND_TEXT)),
+            at(RODATA, range(0x2a00, 0x400, 0, HEKI_KIND_RODATA)),
             range(0x99, 2, HEKI_EXEC, HEKI_KIND_TRAMPOLINE),
             range(0x5000, 1, HEKI_WRITE, HEKI_KIND_OTHER),
         ],
@@ -28,14 +28,25 @@ pub(crate) fn good() -> Wire {
             pin(HEKI_REG_CR4, CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_CET),
         ],
     )
+    .with_areas(vec![
+        area(HEKI_AREA_JUMP_TABLE, RODATA, 160),
+        area(HEKI_AREA_STATIC_CALL_SITES, RODATA + 160, 80),
+        area(HEKI_AREA_JUMP_TABLE, RODATA + 0x1000, 16),
+        area(HEKI_AREA_CFI_HASH, 15, 0),
+    ])
 }
+
+/// Where the good guest maps its text and its read-only data.
+const TEXT: u64 = 0xffff_ffff_8100_0000;
+const RODATA: u64 = 0xffff_ffff_8200_0000;
 
 /// Each way to spoil the good request, one field at a time, and the refusal that is due.
 type Spoil = (fn(&mut Wire), Refusal);
 
 const SPOILT: &[Spoil] = &[
     (|w| w.header.version = 0, BadVersion),
-    (|w| w.header.version = 2, BadVersion),
+    (|w| w.header.version = 1, BadVersion),
+    (|w| w.header.version = 3, BadVersion),
     (|w| w.header.version = u32::MAX, BadVersion),
     (|w| w.header.flags |= 1 << 1, BadFlags),
     (|w| w.header.flags |= 1 << 31, BadFlags),
@@ -48,6 +59,16 @@ const SPOILT: &[Spoil] = &[
     (|w| w.header.nr_pins -= 1, BadLength),
     (|w| w.header.nr_pins = 9, TooBig),
     (|w| w.header.nr_pins = u32::MAX, TooBig),
+    (|w| w.header.nr_areas += 1, BadLength),
+    (|w| w.header.nr_areas -= 1, BadLength),
+    (|w| w.header.nr_areas = 1025, TooBig),
+    (|w| w.header.nr_areas = u32::MAX, TooBig),
+    (|w| w.header.reserved = 1, BadReserved),
+    (|w| w.header.reserved = 1 << 31, BadReserved),
+    (|w| w.ranges[0].va += 1, Unaligned),
+    (|w| w.ranges[3].va += 0x800, Unaligned),
+    (|w| w.ranges[0].va = !0xfff, Overflow),
+    (|w| w.ranges[3].va = !0xfff, Overflow),
     (|w| w.ranges[0].gpa += 1, Unaligned),
     (|w| w.ranges[3].gpa += 0x800, Unaligned),
     (|w| w.ranges[0].gpa = 1 << 52, Overflow),
@@ -65,6 +86,7 @@ const SPOILT: &[Spoil] = &[
     (|w| w.ranges[3].rights = u32::MAX, BadRights),
     (|w| w.ranges[2].kind = HEKI_KIND_COUNT, BadKind),
     (|w| w.ranges[2].kind = u32::MAX, BadKind),
+    (|w| w.ranges[2].kind = HEKI_KIND_FTRACE, BadKind),
     (|w| w.pins[0].reg = 1, BadRegister),
     (|w| w.pins[0].reg = 3, BadRegister),
     (|w| w.pins[1].reg = u32::MAX, BadRegister),
@@ -77,6 +99,18 @@ const SPOILT: &[Spoil] = &[
     (|w| w.pins[1].mask |= 1 << 63, PinUnsupported),
     (|w| w.pins[0].mask = CR0_NE, CetNeedsWp),
     (|w| w.pins[1].mask = CR4_SMAP, ExecNeedsSmep),
+    (|w| w.areas[0].kind = HEKI_AREA_COUNT, BadArea),
+    (|w| w.areas[3].kind = 32, BadArea),
+    (|w| w.areas[3].kind = u32::MAX, BadArea),
+    (|w| w.areas[0].reserved = 1, BadReserved),
+    (|w| w.areas[3].reserved = 1 << 31, BadReserved),
+    (|w| w.areas[0].len += 8, BadArea),
+    (|w| w.areas[1].len += 4, BadArea),
+    (|w| w.areas[2].len = 8, BadArea),
+    (|w| w.areas[0].va = u64::MAX, Overflow),
+    (|w| w.areas[3].len = u64::MAX, Overflow),
+    (|w| w.areas[0].len = 16 * 131_072, TooBig),
+    (|w| w.areas[1].len = 8 * 131_072, TooBig),
 ];
 
 #[test]
@@ -90,7 +124,7 @@ fn every_single_field_spoils_the_request() {
 }
 
 #[test]
-fn every_range_and_pin_is_looked_at() {
+fn every_range_pin_and_area_is_looked_at() {
     for index in 0..good().ranges.len() {
         let mut wire = good();
         wire.ranges[index].gpa |= 1;
@@ -100,6 +134,11 @@ fn every_range_and_pin_is_looked_at() {
         let mut wire = good();
         wire.pins[index].reserved = 1;
         assert_eq!(wire.refusal(&ABLE), Some(BadReserved), "pin {index}");
+    }
+    for index in 0..good().areas.len() {
+        let mut wire = good();
+        wire.areas[index].reserved = 1;
+        assert_eq!(wire.refusal(&ABLE), Some(BadReserved), "area {index}");
     }
 }
 
@@ -129,6 +168,34 @@ fn a_request_for_nothing_is_refused() {
     assert_eq!(Wire::new(0, vec![], vec![]).refusal(&ABLE), Some(Empty));
     let exec = Wire::new(HEKI_SEAL_EXEC, vec![], vec![]);
     assert_eq!(exec.refusal(&ABLE), Some(Empty));
+}
+
+#[test]
+fn areas_alone_are_no_request() {
+    let wire = Wire::new(0, vec![], vec![]).with_areas(good().areas);
+    assert_eq!(wire.refusal(&ABLE), Some(Empty));
+}
+
+#[test]
+fn all_areas_but_tables_come_once() {
+    for kind in 0..HEKI_AREA_COUNT {
+        let twice = vec![area(kind, 0x1000, 16), area(kind, 0x2000, 16)];
+        let table = matches!(kind, HEKI_AREA_JUMP_TABLE | HEKI_AREA_STATIC_CALL_SITES);
+        let expected = (!table).then_some(BadArea);
+        assert_eq!(good().with_areas(twice).refusal(&ABLE), expected, "{kind}");
+    }
+}
+
+#[test]
+fn as_many_sites_as_a_vm_may_have() {
+    let split = |extra: u64| {
+        good().with_areas(vec![
+            area(HEKI_AREA_JUMP_TABLE, 0x1000, 16 * 100_000),
+            area(HEKI_AREA_STATIC_CALL_SITES, 0x1000, 8 * (31_072 + extra)),
+        ])
+    };
+    assert_eq!(split(0).refusal(&ABLE), None);
+    assert_eq!(split(1).refusal(&ABLE), Some(TooBig));
 }
 
 #[test]
@@ -209,6 +276,23 @@ fn an_overlap_behind_merged_neighbours_is_refused() {
 }
 
 #[test]
+fn two_ranges_at_one_address_are_refused() {
+    let first = at(0x10_000, range(0, 4, 0, 0));
+    for va in [0xf000, 0x10_000, 0x13_000] {
+        let second = at(va, range(8, 2, 0, 0));
+        for ranges in [vec![first, second], vec![second, first]] {
+            let wire = Wire::new(0, ranges, vec![]);
+            assert_eq!(wire.regions(&ABLE), Err(Overlap), "{va:#x}");
+        }
+    }
+    let beside = vec![first, at(0x14_000, range(8, 2, 0, 0)), range(12, 2, 0, 0)];
+    assert_eq!(
+        Wire::new(0, beside, vec![]).regions(&ABLE).unwrap().len(),
+        3
+    );
+}
+
+#[test]
 fn a_short_buffer_is_refused() {
     let bytes = good().bytes();
     let request = Request::parse(&bytes, &ABLE).ok().unwrap();
@@ -227,6 +311,7 @@ fn the_good_request_means_what_it_says() {
     assert_eq!(request.default_rights(), Rights::WRITE);
     let cr4 = CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_CET;
     assert_eq!(request.pins(), Pins { cr0: CR0_WP, cr4 });
+    assert!(request.areas().eq(good().areas));
 
     let starts: Vec<u64> = request.ranges().map(|region| region.start).collect();
     assert_eq!(starts, [0x2000, 0x2a00, 0x99, 0x5000]);
@@ -275,6 +360,26 @@ fn neighbours_merge_when_equal_only() {
 }
 
 #[test]
+fn neighbours_merge_when_their_addresses_go_on_only() {
+    let merged = |left: u64, right: u64| {
+        let ranges = vec![at(left, range(0, 4, 0, 0)), at(right, range(4, 4, 0, 0))];
+        Wire::new(0, ranges, vec![]).regions(&ABLE).unwrap()
+    };
+    let one = merged(0x10_000, 0x14_000);
+    assert_eq!((one.len(), one[0].va, one[0].end), (1, 0x10_000, 8));
+    assert_eq!(merged(0, 0).len(), 1);
+    for (left, right) in [
+        (0x10_000, 0x15_000),
+        (0x14_000, 0x10_000),
+        (0x10_000, 0),
+        (0, 0x4000),
+        (0, 0x10_000),
+    ] {
+        assert_eq!(merged(left, right).len(), 2, "{left:#x}, {right:#x}");
+    }
+}
+
+#[test]
 fn the_last_page_and_all_memory_can_be_sealed() {
     let pages = 1 << 40;
     let last = Wire::new(0, vec![range(pages - 1, 1, 0, 0)], vec![]);
@@ -312,14 +417,15 @@ proptest! {
         flags in 0..2u32,
         ranges in proptest::collection::vec(any_range(), 0..6),
         pins in proptest::collection::vec(any_pin(), 0..4),
+        areas in proptest::collection::vec(any_area(), 0..4),
     ) {
-        let _ = fuzz_one(&Wire::new(flags, ranges, pins).bytes());
+        let _ = fuzz_one(&Wire::new(flags, ranges, pins).with_areas(areas).bytes());
     }
 
     #[test]
-    fn a_flipped_bit_is_refused_or_still_in_order(byte in 0..144usize, bit in 0..8u32) {
+    fn a_flipped_bit_is_refused_or_still_in_order(byte in 0..280usize, bit in 0..8u32) {
         let mut bytes = good().bytes();
-        prop_assert_eq!(bytes.len(), 144);
+        prop_assert_eq!(bytes.len(), 280);
         bytes[byte] ^= 1 << bit;
         let _ = fuzz_one(&bytes);
     }
@@ -329,11 +435,28 @@ proptest! {
 fn any_range() -> impl Strategy<Value = Range> {
     let number = || prop_oneof![8 => (0..64u64).prop_map(|gfn| gfn << 12), 1 => any::<u64>()];
     let small = |end| prop_oneof![12 => 0..end, 1 => any::<u32>()];
-    (number(), number(), small(3u32), small(7u32)).prop_map(|(gpa, len, rights, kind)| Range {
-        gpa,
-        len,
-        rights,
+    let va = prop_oneof![3 => Just(0), 1 => number()];
+    (number(), number(), va, small(3u32), small(8u32)).prop_map(|(gpa, len, va, rights, kind)| {
+        Range {
+            gpa,
+            len,
+            va,
+            rights,
+            kind,
+        }
+    })
+}
+
+/// An area that is often right.
+fn any_area() -> impl Strategy<Value = Area> {
+    let kind = prop_oneof![12 => 0..HEKI_AREA_COUNT, 1 => any::<u32>()];
+    let reserved = prop_oneof![12 => Just(0), 1 => any::<u32>()];
+    let len = prop_oneof![8 => (0..64u64).prop_map(|count| count * 16), 1 => any::<u64>()];
+    (kind, reserved, any::<u64>(), len).prop_map(|(kind, reserved, va, len)| Area {
         kind,
+        reserved,
+        va,
+        len,
     })
 }
 

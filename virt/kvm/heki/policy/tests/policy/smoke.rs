@@ -13,7 +13,7 @@ use crate::wire::{range, Wire};
 const RUNS: u32 = 300_000;
 
 /// What the parser and the builder can say no with.
-const REACHABLE: [Refusal; 19] = [
+const REACHABLE: [Refusal; 20] = [
     Refusal::TooBig,
     Refusal::BadLength,
     Refusal::BadVersion,
@@ -27,6 +27,7 @@ const REACHABLE: [Refusal; 19] = [
     Refusal::BadKind,
     Refusal::WriteAndExec,
     Refusal::NoExec,
+    Refusal::BadArea,
     Refusal::BadRegister,
     Refusal::DuplicatePin,
     Refusal::EmptyPin,

@@ -3,11 +3,12 @@
 //! Verdicts: every kind of access to every kind of page.
 
 use heki_policy::map::{Map, Region};
+use heki_policy::patch::Denied;
 use heki_policy::rights::Rights;
 use heki_policy::verdict::{
     judge,
-    Access::{self, *},
-    Reason::{self, *},
+    Access::{self, Fetch, Patch, Register, Write},
+    Reason::{self, NotExecutable, PageWalk, Pinned, Sealed},
     Verdict, Victim,
 };
 
@@ -19,6 +20,7 @@ fn regions() -> Vec<Region> {
         .map(|(rights, gfn)| Region {
             start: gfn,
             end: gfn + 1,
+            va: 0,
             rights,
             kind: 0,
         })
@@ -80,12 +82,16 @@ fn a_pin_names_its_register_and_bits() {
 }
 
 #[test]
+fn a_patch_names_its_address_and_rule() {
+    let denied = Verdict::patch(0x1234, Denied::Frozen);
+    assert_eq!(denied.victim, Victim::Text(0x1234));
+    assert_eq!((denied.access, denied.reason.as_str()), (Patch, "frozen"));
+}
+
+#[test]
 fn names_are_stable() {
-    let accesses = [Write, Fetch, Register].map(Access::as_str);
-    assert_eq!(accesses, ["write", "fetch", "register"]);
+    let accesses = [Write, Fetch, Register, Patch].map(Access::as_str);
+    assert_eq!(accesses, ["write", "fetch", "register", "patch"]);
     let reasons = [Sealed, NotExecutable, PageWalk, Pinned].map(Reason::as_str);
-    assert_eq!(
-        reasons,
-        ["sealed", "not_executable", "page_walk", "pinned"]
-    );
+    assert_eq!(reasons, ["sealed", "not_executable", "page_walk", "pinned"]);
 }

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+
+//! Opening the files that the user names.
+//!
+//! Used by `boot.rs` and `profile.rs`, which judge what is in them. Locks: none.
+
+use std::fs::File;
+use std::path::Path;
+
+use crate::exit::Error;
+
+/// Opens a regular file; `what` is its role. Returns it with its length.
+pub(crate) fn open(what: &'static str, path: &Path) -> Result<(File, u64), Error> {
+    let open = || {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(std::io::Error::other("not a regular file"));
+        }
+        Ok((file, metadata.len()))
+    };
+    open().map_err(read_error(what, path))
+}
+
+/// For `map_err` on a read of that file.
+pub(crate) fn read_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::ReadFile { what, path, source }
+}

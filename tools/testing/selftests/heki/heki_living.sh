@@ -1,0 +1,265 @@
+#!/bin/sh
+# SPDX-License-Identifier: GPL-2.0
+# shellcheck shell=dash
+#
+# What a sealed kernel goes on doing although it changes its text, and what it
+# refuses early: tracing, static keys and calls, CPU hotplug, probes.
+#
+#   heki_living.sh [HOTPLUG_ROUNDS [RACE_ROUNDS]]
+#
+# heki_living and heki_attack must be loaded. Skipped where the kernel is not
+# sealed, or the host changes no text for it.
+
+hotplug_rounds=${1:-50}
+race_rounds=${2:-1000}
+tracing=/sys/kernel/tracing
+living=/sys/kernel/debug/heki_living
+clocks=/sys/devices/system/clocksource/clocksource0
+cpu=/sys/devices/system/cpu/cpu1/online
+count=0
+failed=0
+
+ok() {
+	count=$((count + 1))
+	echo "ok $count $1"
+}
+
+not_ok() {
+	count=$((count + 1))
+	failed=$((failed + 1))
+	echo "not ok $count $1"
+}
+
+skip() {
+	count=$((count + 1))
+	echo "ok $count $1 # SKIP $2"
+}
+
+# check NAME COMMAND...: ok if the command succeeds.
+check() {
+	local name="$1"
+	shift
+	if "$@"; then ok "$name"; else not_ok "$name"; fi
+}
+
+log_has() { dmesg | grep -q "$1"; }
+served() { log_has "heki: changes of text: $1: made and checked by the host"; }
+
+# put TEXT FILE: quietly; the file is one of the kernel's.
+put() { echo "$1" 2>/dev/null >"$2"; }
+
+# The workload of every trace: reads of files, which cat would splice.
+read_files() { wc /proc/version /proc/meminfo /proc/uptime >/dev/null; }
+
+# stop_trace FOLDER: what is traced so far goes to /tmp/trace. Reading would be traced itself, for ever.
+stop_trace() {
+	put 0 "$1/tracing_on"
+	grep -v '^#' "$1/trace" >/tmp/trace
+}
+
+start_trace() {
+	put "" $tracing/trace
+	put 1 $tracing/tracing_on
+}
+
+# traced WORD: lines of the trace that have it.
+traced() { grep -c "$1" /tmp/trace; }
+
+# leaves_traces WORD: the workload does.
+leaves_traces() {
+	start_trace
+	read_files
+	stop_trace $tracing
+	[ "$(traced "$1")" -gt 0 ]
+}
+
+leaves_none() { ! leaves_traces "$1"; }
+
+test_clocksource() {
+	local was now all other
+	was=$(cat $clocks/current_clocksource)
+	read -r all <$clocks/available_clocksource
+	for other in $all; do
+		[ "$other" != "$was" ] || continue
+		put "$other" $clocks/current_clocksource
+		now=$(cat $clocks/current_clocksource)
+		check "clocksource $other" [ "$now" = "$other" ]
+		check "time goes on with $other" sleep 0.01
+	done
+	put "$was" $clocks/current_clocksource
+	check "clocksource $was again" [ "$(cat $clocks/current_clocksource)" = "$was" ]
+}
+
+test_tracepoints() {
+	check "sched tracepoints on" put 1 $tracing/events/sched/enable
+	check "sched tracepoints leave traces" leaves_traces sched_switch
+	check "sched tracepoints off" put 0 $tracing/events/sched/enable
+	check "sched tracepoints leave none any more" leaves_none sched_
+}
+
+tracer() { put "$1" $tracing/current_tracer; }
+filter() { put "$1" $tracing/set_ftrace_filter; }
+
+test_function_tracer() {
+	check "filter one function" filter vfs_read
+	check "function tracer, one function" tracer function
+	check "it is traced" leaves_traces vfs_read
+	check "no other is" [ "$(traced 'vfs_[^r]')" = 0 ]
+	check "filter several functions" filter 'vfs_*'
+	check "they are traced" leaves_traces vfs_open
+	tracer nop
+	filter ""
+	check "function tracer, all functions" tracer function
+	check "many are traced" many_traced
+	check "function tracer off" tracer nop
+	check "none is traced" leaves_none vfs_read
+}
+
+many_traced() {
+	leaves_traces : && [ "$(sed 's/.*: //; s/ <-.*//' /tmp/trace | sort -u | wc -l)" -gt 50 ]
+}
+
+test_function_graph() {
+	filter 'vfs_*'
+	check "function graph tracer" tracer function_graph
+	check "it leaves traces" leaves_traces 'vfs_read'
+	check "function graph tracer off" tracer nop
+	filter ""
+}
+
+# A second user with functions of its own has a trampoline of its own; both on one function have another.
+test_trampolines() {
+	mkdir $tracing/instances/heki
+	put vfs_read $tracing/instances/heki/set_ftrace_filter
+	check "a tracer of its own" put function $tracing/instances/heki/current_tracer
+	read_files
+	stop_trace $tracing/instances/heki
+	check "it leaves traces" [ "$(traced vfs_read)" -gt 0 ]
+	check "it has a trampoline" grep -q 'vfs_read.*tramp' $tracing/enabled_functions
+	check "a probe where ftrace is" put 'p:heki_probe vfs_read' $tracing/kprobe_events
+	check "the probe is on" put 1 $tracing/events/kprobes/heki_probe/enable
+	filter vfs_read
+	check "a third user of the same function" tracer function
+	check "the probe leaves traces" leaves_traces heki_probe
+	check "and the tracer" [ "$(traced 'vfs_read <-')" -gt 0 ]
+	tracer nop
+	filter ""
+	check "the probe is off" put 0 $tracing/events/kprobes/heki_probe/enable
+	put '' $tracing/kprobe_events
+	put nop $tracing/instances/heki/current_tracer
+	check "all tracers are gone" rmdir $tracing/instances/heki
+	check "nothing is traced" [ -z "$(cat $tracing/enabled_functions)" ]
+}
+
+# A limit on CPU time turns a static key on; with the last limit it stays so.
+test_cgroups() {
+	local group=/tmp/cgroup/heki
+	mkdir -p /tmp/cgroup
+	mount -t cgroup2 cgroup2 /tmp/cgroup
+	put "+cpu +cpuset" /tmp/cgroup/cgroup.subtree_control
+	mkdir $group
+	check "CPU time of a cgroup is limited" put "5000 20000" $group/cpu.max
+	(put 0 $group/cgroup.procs; i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); done)
+	check "and it is accounted" [ "$(sed -n 's/^nr_periods //p' $group/cpu.stat)" -gt 0 ]
+	rmdir $group
+	umount /tmp/cgroup
+}
+
+cpus() { grep -c ^processor /proc/cpuinfo; }
+
+hotplug() {
+	local i=0 all
+	all=$(cpus)
+	while [ $i -lt "$hotplug_rounds" ]; do
+		put 0 $cpu && [ "$(cpus)" = $((all - 1)) ] || return 1
+		put 1 $cpu && [ "$(cpus)" = "$all" ] || return 1
+		i=$((i + 1))
+	done
+}
+
+pins_held() { /heki/heki_attacks.sh cr4-smep | grep -q '^attack: cr4-smep: denied'; }
+
+test_hotplug() {
+	if [ ! -e $cpu ]; then
+		skip "CPU offline and online" "there is no second CPU"
+		return
+	fi
+	check "CPU offline and online, $hotplug_rounds times" hotplug
+	check "pins are held on every CPU" pins_held
+}
+
+flips() {
+	put 1 "$living/$1" && [ "$(cat "$living/$1")" = 1 ] && put 0 "$living/$1" && [ "$(cat "$living/$1")" = 0 ]
+}
+
+no_torn_instruction() {
+	put "$race_rounds" $living/race && grep -q "^rounds=$race_rounds runs=[1-9][0-9]* wrong=0$" $living/result
+}
+
+test_module() {
+	check "a static key of a module" flips key
+	check "a static call of a module" flips call
+	check "flipped while another CPU runs them, $race_rounds times" no_torn_instruction
+}
+
+# A probe in the middle of a function needs a breakpoint. Where instructions begin is tried.
+refused_probe() {
+	local offset=5 error
+	while [ $offset -lt 64 ]; do
+		error=$( (echo "p:heki_probe vfs_read+$offset" >$tracing/kprobe_events) 2>&1) && return 1
+		case $error in
+		*"not permitted"*) return 0 ;;
+		esac
+		offset=$((offset + 1))
+	done
+	return 1
+}
+
+refused_module() {
+	local error
+	error=$(insmod "/lib/modules/$(uname -r)/kernel/virt/heki/attack/heki_living.ko" 2>&1) && return 1
+	case $error in
+	*"not permitted"*) return 0 ;;
+	*) return 1 ;;
+	esac
+}
+
+compiler_off() { [ ! -e /proc/sys/net/core/bpf_jit_enable ] || [ "$(cat /proc/sys/net/core/bpf_jit_enable)" = 0 ]; }
+
+test_refused() {
+	check "a probe that needs a breakpoint is refused" refused_probe
+	check "and the log says why" log_has "refused: .*breakpoints"
+	check "functions of modules cannot be traced" [ "$(grep -c '\[heki_living\]' $tracing/available_filter_functions)" = 0 ]
+	check "a module is refused" refused_module
+	check "the compiler of BPF is off" compiler_off
+}
+
+test_log() {
+	dmesg | grep -e 'BUG:' -e 'WARNING:' -e 'Oops' -e 'ftrace bug' -e 'refused: .*the host' >/tmp/complaints
+	sed 's/^/# /' /tmp/complaints
+	check "the kernel does not complain" [ ! -s /tmp/complaints ]
+}
+
+echo "TAP version 13"
+if ! served "jump labels"; then
+	echo "1..0 # SKIP this kernel is not sealed, or the host changes no text"
+	exit 4
+fi
+# Reading the trace takes its time in an emulator.
+put 64 $tracing/buffer_size_kb
+test_clocksource
+test_tracepoints
+if served ftrace; then
+	test_function_tracer
+	test_function_graph
+	test_trampolines
+else
+	skip "function tracer" "the host has no profile of this kernel"
+fi
+test_cgroups
+test_hotplug
+test_module
+test_log
+test_refused
+echo "1..$count"
+[ $failed = 0 ]

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * heki_living: a module that changes its own text, as many do. Test only.
+ *
+ * Load it before the seal. In debugfs/heki_living, "key" and "call" take 0 or 1
+ * and are read as what the code then does; "race" takes a number of rounds, in
+ * each of which one CPU flips both while another one runs them; "result" says
+ * what came of it.
+ *
+ * Neighbours: none. Locks: living_lock, one request at a time.
+ */
+#define pr_fmt(fmt) "heki_living: " fmt
+
+#include <linux/debugfs.h>
+#include <linux/jump_label.h>
+#include <linux/kthread.h>
+#include <linux/module.h>
+#include <linux/mutex.h>
+#include <linux/seq_file.h>
+#include <linux/static_call.h>
+
+#define MAX_ROUNDS	1000000
+
+static DEFINE_MUTEX(living_lock);
+static DEFINE_STATIC_KEY_FALSE(living_key);
+static struct dentry *dir;
+
+static noinline int living_zero(void)
+{
+	return 0;
+}
+
+static noinline int living_one(void)
+{
+	return 1;
+}
+
+DEFINE_STATIC_CALL(living_call, living_zero);
+
+static noinline int run_key(void)
+{
+	return static_branch_unlikely(&living_key) ? 1 : 0;
+}
+
+static noinline int run_call(void)
+{
+	return static_call(living_call)();
+}
+
+static void set_key(bool on)
+{
+	if (on)
+		static_branch_enable(&living_key);
+	else
+		static_branch_disable(&living_key);
+}
+
+static void set_call(bool on)
+{
+	static_call_update(living_call, on ? living_one : living_zero);
+}
+
+static int get_key(void *data, u64 *value)
+{
+	*value = run_key();
+	return 0;
+}
+
+static int put_key(void *data, u64 value)
+{
+	guard(mutex)(&living_lock);
+	set_key(value);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(key_fops, get_key, put_key, "%llu\n");
+
+static int get_call(void *data, u64 *value)
+{
+	*value = run_call();
+	return 0;
+}
+
+static int put_call(void *data, u64 value)
+{
+	guard(mutex)(&living_lock);
+	set_call(value);
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(call_fops, get_call, put_call, "%llu\n");
+
+/* What the last race came to. */
+static u64 race_rounds, race_runs, race_wrong;
+
+/* Both sites again and again. A torn instruction would not return 0 or 1. */
+static int run_both(void *unused)
+{
+	while (!kthread_should_stop()) {
+		for (int i = 0; i < 100; i++) {
+			unsigned int key = run_key(), call = run_call();
+
+			race_runs++;
+			if (key > 1 || call > 1)
+				race_wrong++;
+		}
+		cond_resched();
+	}
+	return 0;
+}
+
+static int put_race(void *data, u64 rounds)
+{
+	struct task_struct *runner;
+
+	if (!rounds || rounds > MAX_ROUNDS)
+		return -EINVAL;
+	guard(mutex)(&living_lock);
+	race_rounds = 0;
+	race_runs = 0;
+	race_wrong = 0;
+	runner = kthread_run(run_both, NULL, "heki_living");
+	if (IS_ERR(runner))
+		return PTR_ERR(runner);
+	for (u64 i = 0; i < rounds; i++) {
+		bool on = i & 1;
+
+		set_key(on);
+		set_call(on);
+		if (run_key() != on || run_call() != on)
+			race_wrong++;
+		race_rounds++;
+	}
+	kthread_stop(runner);
+	return 0;
+}
+
+DEFINE_DEBUGFS_ATTRIBUTE(race_fops, NULL, put_race, "%llu\n");
+
+static int result_show(struct seq_file *m, void *unused)
+{
+	guard(mutex)(&living_lock);
+	seq_printf(m, "rounds=%llu runs=%llu wrong=%llu\n", race_rounds, race_runs, race_wrong);
+	return 0;
+}
+DEFINE_SHOW_ATTRIBUTE(result);
+
+static int __init heki_living_init(void)
+{
+	dir = debugfs_create_dir("heki_living", NULL);
+	debugfs_create_file("key", 0600, dir, NULL, &key_fops);
+	debugfs_create_file("call", 0600, dir, NULL, &call_fops);
+	debugfs_create_file("race", 0200, dir, NULL, &race_fops);
+	debugfs_create_file("result", 0400, dir, NULL, &result_fops);
+	return 0;
+}
+module_init(heki_living_init);
+
+static void __exit heki_living_exit(void)
+{
+	debugfs_remove(dir);
+}
+module_exit(heki_living_exit);
+
+MODULE_DESCRIPTION("A module that changes its own text, to test Heki");
+MODULE_LICENSE("GPL");
+MODULE_INFO(test, "Y");

@@ -1,0 +1,245 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * The built-in part of heki_guest: the hooks where the kernel changes its text,
+ * which do nothing until that module installs its own, and what the host must
+ * know of the kernel's text. No decision is made here.
+ *
+ * The keys of the hooks are exported to nobody: a module that could change them
+ * could take the kernel's text back from the host's checks, to its own harm.
+ *
+ * Neighbours: linux/guest_text.h has the hooks, text_hooks.h the rest.
+ * Locks: text_mutex, for others; none inside.
+ */
+#include <linux/build_bug.h>
+#include <linux/export.h>
+#include <linux/ftrace.h>
+#include <linux/guest_text.h>
+#include <linux/jump_label.h>
+#include <linux/kallsyms.h>
+#include <linux/kprobes.h>
+#include <linux/memory.h>
+#include <linux/perf_event.h>
+#include <linux/rcupdate.h>
+#include <linux/static_call.h>
+#include <linux/string.h>
+
+#include <asm/bug.h>
+#include <asm/cfi.h>
+#include <asm/ibt.h>
+#include <asm/nospec-branch.h>
+#include <asm/sections.h>
+#include <asm/text-patching.h>
+
+#include "text_hooks.h"
+
+DEFINE_STATIC_CALL_RET0(guest_text_poke_batch, GUEST_TEXT_CALL(poke_batch));
+DEFINE_STATIC_CALL_RET0(guest_text_poke, GUEST_TEXT_CALL(poke));
+DEFINE_STATIC_CALL_RET0(guest_text_may_probe, GUEST_TEXT_CALL(may_probe));
+DEFINE_STATIC_CALL_RET0(guest_text_make_rw, GUEST_TEXT_CALL(make_rw));
+DEFINE_STATIC_CALL_RET0(guest_text_make_rox, GUEST_TEXT_CALL(make_rox));
+
+void heki_text_install(const struct guest_text_ops *ops)
+{
+	static_call_update(guest_text_poke_batch, ops->poke_batch);
+	static_call_update(guest_text_poke, ops->poke);
+	static_call_update(guest_text_may_probe, ops->may_probe);
+	static_call_update(guest_text_make_rw, ops->make_rw);
+	static_call_update(guest_text_make_rox, ops->make_rox);
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_install, "heki_guest");
+
+void heki_text_remove(void)
+{
+	static const struct guest_text_ops none = {
+		.poke_batch = (void *)__static_call_return0,
+		.poke = (void *)__static_call_return0,
+		.may_probe = (void *)__static_call_return0,
+		.make_rw = (void *)__static_call_return0,
+		.make_rox = (void *)__static_call_return0,
+	};
+
+	heki_text_install(&none);
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_remove, "heki_guest");
+
+void heki_text_lock(void)
+{
+	mutex_lock(&text_mutex);
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_lock, "heki_guest");
+
+void heki_text_unlock(void)
+{
+	mutex_unlock(&text_mutex);
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_unlock, "heki_guest");
+
+/* Without declarations of their own. */
+extern struct static_call_site __start_static_call_sites[], __stop_static_call_sites[];
+extern char __static_call_text_start[], __static_call_text_end[];
+void __static_call_return(void);
+#ifdef CONFIG_PARAVIRT_SPINLOCKS
+void __raw_callee_save___native_queued_spin_unlock(struct qspinlock *lock);
+#endif
+#ifdef CONFIG_DYNAMIC_FTRACE
+void ftrace_caller_end(void);
+void ftrace_caller_op_ptr(void);
+void ftrace_regs_caller_end(void);
+void ftrace_regs_caller_op_ptr(void);
+void ftrace_regs_caller_jmp(void);
+#endif
+
+static void add(struct heki_area **next, u32 kind, const void *start, const void *end)
+{
+	*(*next)++ = (struct heki_area) {
+		.kind = kind,
+		.va = (unsigned long)start,
+		.len = end - start,
+	};
+}
+
+static void add_point(struct heki_area **next, u32 kind, const void *at)
+{
+	add(next, kind, at, at);
+}
+
+static void add_static_calls(struct heki_area **next)
+{
+	add(next, HEKI_AREA_STATIC_CALL_SITES, __start_static_call_sites, __stop_static_call_sites);
+	add(next, HEKI_AREA_STATIC_CALL_TEXT, __static_call_text_start, __static_call_text_end);
+	add_point(next, HEKI_AREA_STATIC_RETURN, __static_call_return);
+	add_point(next, HEKI_AREA_STATIC_RETURN0, __static_call_return0);
+	add_point(next, HEKI_AREA_WARN_TRAP, __WARN_trap);
+#ifdef CONFIG_PARAVIRT_SPINLOCKS
+	add_point(next, HEKI_AREA_SPIN_UNLOCK, __raw_callee_save___native_queued_spin_unlock);
+#endif
+	if (cpu_wants_rethunk())
+		add_point(next, HEKI_AREA_RETURN_THUNK, x86_return_thunk);
+}
+
+static void add_ftrace(struct heki_area **next)
+{
+#ifdef CONFIG_DYNAMIC_FTRACE
+	add(next, HEKI_AREA_FTRACE_CALLER, ftrace_caller, ftrace_caller_end);
+	add_point(next, HEKI_AREA_FTRACE_CALL, ftrace_call);
+	add_point(next, HEKI_AREA_FTRACE_OP_PTR, ftrace_caller_op_ptr);
+	add(next, HEKI_AREA_FTRACE_REGS_CALLER, ftrace_regs_caller, ftrace_regs_caller_end);
+	add_point(next, HEKI_AREA_FTRACE_REGS_CALL, ftrace_regs_call);
+	add_point(next, HEKI_AREA_FTRACE_REGS_OP_PTR, ftrace_regs_caller_op_ptr);
+	add_point(next, HEKI_AREA_FTRACE_REGS_JMP, ftrace_regs_caller_jmp);
+	add_point(next, HEKI_AREA_FTRACE_STUB, ftrace_stub);
+	/* Only called directly, so that it may have neither ENDBR64 nor a hash. */
+	add_point(next, HEKI_AREA_FTRACE_LIST, arch_ftrace_ops_list_func);
+#endif
+}
+
+/*
+ * What tells a function from its middle. The hash stands in an instruction
+ * before the function: that of kCFI has a one-byte opcode, that of FineIBT
+ * comes after an ENDBR64 and one byte. FineIBT moves the ENDBR64 of a function
+ * there as well; otherwise each function whose address is used begins with it,
+ * on any CPU.
+ */
+static void add_targets(struct heki_area **next)
+{
+	switch (cfi_mode) {
+	case CFI_KCFI:
+		add_point(next, HEKI_AREA_CFI_HASH, (void *)(CFI_OFFSET - 1UL));
+		break;
+	case CFI_FINEIBT:
+		add_point(next, HEKI_AREA_CFI_HASH, (void *)(16UL - ENDBR_INSN_SIZE - 1));
+		return;
+	default:
+		break;
+	}
+	if (IS_ENABLED(CONFIG_X86_KERNEL_IBT))
+		add_point(next, HEKI_AREA_ENDBR, NULL);
+}
+
+unsigned int heki_text_areas(struct heki_area *areas)
+{
+	struct heki_area *next = areas;
+
+	add(&next, HEKI_AREA_IMAGE, _text, _end);
+	add(&next, HEKI_AREA_JUMP_TABLE, __start___jump_table, __stop___jump_table);
+	add(&next, HEKI_AREA_RO_AFTER_INIT, __start_ro_after_init, __end_ro_after_init);
+	add_static_calls(&next);
+	add_ftrace(&next);
+	add_targets(&next);
+	return next - areas;
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_areas, "heki_guest");
+
+void heki_text_site(struct heki_site *site, const void *addr, const void *new,
+		    size_t len)
+{
+	*site = (struct heki_site) {
+		.va = (unsigned long)addr,
+		.len = len,
+	};
+	memcpy(site->old, addr, len);
+	memcpy(site->new, new, len);
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_site, "heki_guest");
+
+/* The first byte of an instruction of six is always the same and left out. */
+static const u8 *new_bytes(const struct smp_text_poke_loc *loc, u8 *room)
+{
+	if (loc->len <= TEXT_POKE_MAX_OPCODE_SIZE)
+		return loc->text;
+	room[0] = 0x0f;
+	memcpy(room + 1, loc->text, TEXT_POKE_MAX_OPCODE_SIZE);
+	return room;
+}
+
+void heki_text_sites(struct heki_site *sites, const struct smp_text_poke_loc *vec,
+		     unsigned int nr)
+{
+	u8 room[TEXT_POKE_MAX_OPCODE_SIZE + 1];
+
+	static_assert(PAGE_SIZE / sizeof(*vec) <= HEKI_MAX_PATCHES);
+	for (unsigned int i = 0; i < nr; i++)
+		heki_text_site(&sites[i], _stext + vec[i].rel_addr,
+			       new_bytes(&vec[i], room), vec[i].len);
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_sites, "heki_guest");
+
+void heki_text_changed(const struct heki_site *sites, unsigned int nr)
+{
+	for (unsigned int i = 0; i < nr; i++)
+		perf_event_text_poke((void *)sites[i].va, sites[i].old, sites[i].len,
+				     sites[i].new, sites[i].len);
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_changed, "heki_guest");
+
+bool heki_text_traced(void)
+{
+#ifdef CONFIG_DYNAMIC_FTRACE
+	return rcu_access_pointer(ftrace_ops_list) != &ftrace_list_end;
+#else
+	return false;
+#endif
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_traced, "heki_guest");
+
+/* Such a probe has its instruction copied to a page, which has a name. */
+bool heki_text_probed(void)
+{
+	char name[KSYM_NAME_LEN], type;
+	unsigned long page;
+
+	return !kprobe_get_kallsym(0, &page, &type, name);
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_probed, "heki_guest");
+
+void heki_text_stop_ftrace(void)
+{
+	ftrace_kill();
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_stop_ftrace, "heki_guest");
+
+void heki_text_untrace(struct module *mod)
+{
+	ftrace_release_mod(mod);
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_untrace, "heki_guest");

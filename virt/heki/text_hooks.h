@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * What heki_guest needs of the kernel's text and no symbol for modules gives.
+ *
+ * Neighbours: text_hooks.c is built in, shim.c calls it. Locks: said at each.
+ */
+#ifndef _HEKI_TEXT_HOOKS_H
+#define _HEKI_TEXT_HOOKS_H
+
+#include <linux/guest_text.h>
+#include <linux/types.h>
+
+#include <uapi/linux/heki.h>
+
+struct module;
+
+/**
+ * heki_text_install() - have the kernel call @ops where it changes text
+ * @ops:	all of them
+ *
+ * Writes text itself. May sleep.
+ */
+void heki_text_install(const struct guest_text_ops *ops);
+
+/* Undoes heki_text_install(); calls that began before may still run. */
+void heki_text_remove(void);
+
+/* text_mutex: nobody changes text between the two. */
+void heki_text_lock(void);
+void heki_text_unlock(void);
+
+/**
+ * heki_text_areas() - what the host must know of the kernel's own text
+ * @areas:	room for HEKI_AREA_COUNT
+ *
+ * Returns how many there are.
+ */
+unsigned int heki_text_areas(struct heki_area *areas);
+
+/* One site: @len bytes at @addr, which become those at @new. */
+void heki_text_site(struct heki_site *site, const void *addr, const void *new,
+		    size_t len);
+
+/* The sites of a batch of the kernel; @nr is HEKI_MAX_PATCHES at most. */
+void heki_text_sites(struct heki_site *sites, const struct smp_text_poke_loc *vec,
+		     unsigned int nr);
+
+/* Tells perf that @sites have changed. */
+void heki_text_changed(const struct heki_site *sites, unsigned int nr);
+
+/* Whether functions are traced. What is on its way to it waits for text_mutex. */
+bool heki_text_traced(void);
+
+/* Refuses all tracing of functions, for good. None may be traced. */
+void heki_text_stop_ftrace(void);
+
+/* Whether breakpoints of kprobes may be in the text: some were since boot. */
+bool heki_text_probed(void);
+
+/*
+ * Takes the functions of @mod from those that can be traced. None of them may be
+ * traced. Takes ftrace_lock, which comes before text_mutex.
+ */
+void heki_text_untrace(struct module *mod);
+
+#endif /* _HEKI_TEXT_HOOKS_H */

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fuzz target of GRANT, RELEASE and of granted pages: `cargo +nightly fuzz run grant` in `virt/kvm/heki/policy`.
+
+#![no_main]
+
+use std::sync::LazyLock;
+
+#[path = "../changes.rs"]
+#[expect(dead_code, reason = "shared with the other targets")]
+mod changes;
+#[path = "../toy.rs"]
+#[expect(dead_code, reason = "shared with the tests")]
+mod toy;
+
+static TOY: LazyLock<toy::Toy> = LazyLock::new(toy::Toy::new);
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = changes::grant(bytes, false);
+    let _ = changes::grant(bytes, true);
+    let _ = changes::page(bytes, toy::COPY, &TOY);
+});

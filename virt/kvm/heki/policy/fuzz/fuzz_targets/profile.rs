@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! Fuzz target of the profile: `cargo +nightly fuzz run profile` in `virt/kvm/heki/policy`.
+
+#![no_main]
+
+#[path = "../changes.rs"]
+#[expect(dead_code, reason = "shared with the other targets")]
+mod changes;
+#[path = "../toy.rs"]
+#[expect(dead_code, reason = "shared with the tests")]
+mod toy;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
+    let _ = changes::profile(bytes);
+});

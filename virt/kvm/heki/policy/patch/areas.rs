@@ -1,0 +1,71 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! What the guest said of its text when it sealed itself: where the things are that rules name.
+//!
+//! Tables are not kept; the host goes through them once, at the seal.
+//! Neighbours: [`request`](super::super::request), which checked them. Locks: none.
+
+use super::super::{
+    abi,
+    request, //
+};
+
+/// Number of kinds of areas.
+const KINDS: usize = abi::HEKI_AREA_COUNT as usize;
+
+/// Addresses of the guest's kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Extent {
+    /// The first.
+    pub va: u64,
+    /// How many, in bytes; zero where only the first counts.
+    pub len: u64,
+}
+
+impl Extent {
+    /// Whether the `len` bytes at `va` are all in it.
+    pub fn holds(&self, va: u64, len: u64) -> bool {
+        let offset = va.checked_sub(self.va);
+        let end = offset.and_then(|offset| offset.checked_add(len));
+        end.is_some_and(|end| end <= self.len)
+    }
+}
+
+/// The areas that come once, by kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Areas([Option<Extent>; KINDS]);
+
+impl Areas {
+    /// Gathers what is no table from the areas of a checked request.
+    pub fn new(areas: impl Iterator<Item = abi::Area>) -> Self {
+        let mut all = Self::default();
+        for area in areas.filter(|area| request::entry_bytes(area.kind).is_none()) {
+            let slot = usize::try_from(area.kind)
+                .ok()
+                .and_then(|kind| all.0.get_mut(kind));
+            if let Some(slot) = slot {
+                *slot = Some(Extent {
+                    va: area.va,
+                    len: area.len,
+                });
+            }
+        }
+        all
+    }
+
+    /// The area of `kind` (`HEKI_AREA_*`), if the guest gave it.
+    pub fn get(&self, kind: u32) -> Option<Extent> {
+        let kind = usize::try_from(kind).ok()?;
+        self.0.get(kind).copied().flatten()
+    }
+
+    /// The first address of the area of `kind`, if the guest gave it.
+    pub fn va(&self, kind: u32) -> Option<u64> {
+        self.get(kind).map(|area| area.va)
+    }
+
+    /// Whether `va` is the first address of the area of `kind`.
+    pub fn is(&self, kind: u32, va: u64) -> bool {
+        self.va(kind) == Some(va)
+    }
+}

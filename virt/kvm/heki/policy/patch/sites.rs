@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The sites that Linux lists itself: jump labels and static calls.
+//!
+//! Read once, at the seal, from tables in sealed memory and, for trampolines, from the text: an entry
+//! is taken if its instruction is in sealed text and has one of the forms that the kernel would write
+//! there. What the profile freezes, by its key or as a trampoline, is kept as such. [`finish`] makes
+//! the list that [`rules`](super::rules) search.
+//! Neighbours: the host goes through the tables and reads the keys. Locks: none.
+//!
+//! Layouts are those of `include/linux/jump_label.h` and `include/linux/static_call_types.h`.
+
+use super::{
+    super::{
+        abi,
+        sort::sort_by_key, //
+    },
+    insn::Insn,
+    kind_of,
+    read,
+    Env,
+    Text, //
+};
+
+/// Bytes of the trampoline of a static call: an instruction that changes, and UD1.
+pub const TRAMPOLINE_BYTES: usize = 8;
+/// Trampolines lie at multiples of so many bytes.
+const TRAMPOLINE_ALIGNMENT: usize = 4;
+/// UD1 with which it ends.
+const TRAMPOLINE_UD: [u8; 3] = [0x0f, 0xb9, 0xcc];
+
+/// What an instruction may become.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rule {
+    /// Nothing else: its key must not change.
+    #[default]
+    Frozen,
+    /// A NOP, or a jump to this address.
+    JumpLabel {
+        /// The address.
+        target: u64,
+    },
+    /// One of the forms of a static call.
+    StaticCall {
+        /// Whether it is the last thing its function does, a jump.
+        tail: bool,
+        /// A function of the type that the callee must have, zero if none is known.
+        exemplar: u64,
+    },
+}
+
+/// An instruction that may change.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Site {
+    /// Its address.
+    pub va: u64,
+    /// Its length in bytes.
+    pub len: u8,
+    /// What it may become.
+    pub rule: Rule,
+}
+
+impl Site {
+    /// The same site, with what the static call's key held at the seal as exemplar, unless that is
+    /// zero.
+    pub const fn with_exemplar(self, exemplar: u64) -> Self {
+        match self.rule {
+            Rule::StaticCall { tail, .. } if exemplar != 0 => Self {
+                rule: Rule::StaticCall { tail, exemplar },
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    const fn end(&self) -> u64 {
+        self.va.saturating_add(self.len as u64)
+    }
+}
+
+/// The site that the `struct jump_entry` of these `bytes` at `va` names.
+///
+/// `None` where nothing is to be changed: the code ran at boot only, or the key is read-only by
+/// now; and where no jump label can be.
+pub fn jump_entry(bytes: &[u8; 16], va: u64, env: &Env<'_>, text: &impl Text) -> Option<Site> {
+    const INIT: i64 = 2;
+    const FLAGS: i64 = 3;
+
+    let [c0, c1, c2, c3, t0, t1, t2, t3, key @ ..] = *bytes;
+    let key = i64::from_le_bytes(key);
+    if key & INIT != 0 {
+        return None;
+    }
+    let code = relative(va, [c0, c1, c2, c3]);
+    let target = relative(va.wrapping_add(4), [t0, t1, t2, t3]);
+    let key = va.wrapping_add(8).wrapping_add_signed(key & !FLAGS);
+
+    let read_only = env.areas.get(abi::HEKI_AREA_RO_AFTER_INIT);
+    if read_only.is_some_and(|area| area.holds(key, 1)) {
+        return None;
+    }
+    let len = jump_label_len(code, target, text)?;
+    site(code, len, key, Rule::JumpLabel { target }, env, text)
+}
+
+/// The site that the `struct static_call_site` of these `bytes` at `va` names, and the address of
+/// its key, whose first word is the function that is called: see [`Site::with_exemplar`].
+///
+/// `None` where the code ran at boot only, and where no static call can be.
+pub fn static_call(
+    bytes: &[u8; 8],
+    va: u64,
+    env: &Env<'_>,
+    text: &impl Text,
+) -> Option<(Site, u64)> {
+    const TAIL: u64 = 1;
+    const INIT: u64 = 2;
+    const FLAGS: u64 = 3;
+
+    let [a0, a1, a2, a3, key @ ..] = *bytes;
+    let flagged = relative(va.wrapping_add(4), key);
+    if flagged & INIT != 0 {
+        return None;
+    }
+    let addr = relative(va, [a0, a1, a2, a3]);
+    let key = flagged & !FLAGS;
+    let tail = flagged & TAIL != 0;
+
+    let (len, insn) = static_call_at(addr, tail, text)?;
+    let exemplar = callee(insn, env);
+    let rule = Rule::StaticCall { tail, exemplar };
+    Some((site(addr, len, key, rule, env, text)?, key))
+}
+
+/// Where a field at `va` points to that holds the distance from itself.
+fn relative(va: u64, distance: [u8; 4]) -> u64 {
+    va.wrapping_add_signed(i32::from_le_bytes(distance).into())
+}
+
+/// The site of `len` bytes at `va`, `None` if that is not the kernel's or a module's text.
+fn site(va: u64, len: u8, key: u64, rule: Rule, env: &Env<'_>, text: &impl Text) -> Option<Site> {
+    let kind = kind_of(text, va, len.into())?;
+    if !matches!(kind, abi::HEKI_KIND_TEXT | abi::HEKI_KIND_MODULE_TEXT) {
+        return None;
+    }
+    let frozen = env.profile.is_some_and(|profile| profile.is_frozen(key));
+    let rule = if frozen { Rule::Frozen } else { rule };
+    Some(Site { va, len, rule })
+}
+
+/// The length of the jump label at `va`, `None` if none stands there.
+fn jump_label_len(va: u64, target: u64, text: &impl Text) -> Option<u8> {
+    let fits = |insn| insn == Insn::Nop || insn == Insn::Jump(target);
+    let is_label = |bytes: &[u8]| Insn::decode(va, bytes).is_some_and(fits);
+    if is_label(&read::<2>(text, va)?) {
+        Some(2)
+    } else {
+        is_label(&read::<5>(text, va)?).then_some(5)
+    }
+}
+
+/// The static call at `va` and its length, `None` if none stands there.
+fn static_call_at(va: u64, tail: bool, text: &impl Text) -> Option<(u8, Insn)> {
+    let insn = Insn::decode(va, &read::<5>(text, va)?);
+    match (tail, insn) {
+        (
+            false,
+            Some(insn @ (Insn::Call(_) | Insn::Nop | Insn::Zero | Insn::Warn | Insn::Unlock)),
+        )
+        | (true, Some(insn @ (Insn::Jump(_) | Insn::Return))) => Some((5, insn)),
+        (true, None) => match Insn::decode(va, &read::<6>(text, va)?) {
+            Some(insn @ Insn::Branch { .. }) => Some((6, insn)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The function that `insn` goes to, zero if it goes to none.
+fn callee(insn: Insn, env: &Env<'_>) -> u64 {
+    match insn {
+        Insn::Call(callee) | Insn::Jump(callee) | Insn::Branch { target: callee, .. }
+            if !env.areas.is(abi::HEKI_AREA_RETURN_THUNK, callee)
+                && !env.areas.is(abi::HEKI_AREA_STATIC_RETURN, callee) =>
+        {
+            callee
+        }
+        _ => 0,
+    }
+}
+
+/// Where in `chunk`, text that starts at a multiple of four bytes, trampolines of static calls may
+/// begin, in bytes.
+pub fn trampolines_in(chunk: &[u8]) -> impl Iterator<Item = usize> + '_ {
+    let looks_like_one = |bytes: &[u8]| bytes.ends_with(&TRAMPOLINE_UD);
+    chunk
+        .windows(TRAMPOLINE_BYTES)
+        .step_by(TRAMPOLINE_ALIGNMENT)
+        .enumerate()
+        .filter(move |(_, bytes)| looks_like_one(bytes))
+        .map(|(index, _)| index.saturating_mul(TRAMPOLINE_ALIGNMENT))
+}
+
+/// The site of the trampoline at `va`, `None` if it jumps or returns nowhere.
+///
+/// No table says whose it is: where it jumps to at the seal tells its type.
+pub fn trampoline(va: u64, env: &Env<'_>, text: &impl Text) -> Option<Site> {
+    let (len @ 5, insn) = static_call_at(va, true, text)? else {
+        return None;
+    };
+    let rule = Rule::StaticCall {
+        tail: true,
+        exemplar: callee(insn, env),
+    };
+    site(va, len, va, rule, env, text)
+}
+
+/// Brings `sites` into order and returns how many are left, at the front.
+///
+/// Of equal sites one stays. Of sites that share a byte and are not equal none does: the kernel has
+/// no such, and somebody else gains nothing by them.
+pub fn finish(sites: &mut [Site]) -> usize {
+    sort_by_key(sites, |site| site.va);
+    let cells = core::cell::Cell::from_mut(sites).as_slice_of_cells();
+    let mut kept = cells.iter();
+    let mut rest = cells.iter().map(core::cell::Cell::get).peekable();
+
+    while let Some(first) = rest.next() {
+        let mut end = first.end();
+        let mut alone = true;
+        while let Some(next) = rest.next_if(|next| next.va < end) {
+            end = end.max(next.end());
+            alone &= next == first;
+        }
+        if !alone {
+            continue;
+        }
+        if let Some(slot) = kept.next() {
+            slot.set(first);
+        }
+    }
+    cells.len().saturating_sub(kept.len())
+}
+
+/// The site at `va`, if there is one. `sites` must come from [`finish`].
+pub fn find(sites: &[Site], va: u64) -> Option<&Site> {
+    let at = sites.binary_search_by_key(&va, |site| site.va).ok()?;
+    sites.get(at)
+}
