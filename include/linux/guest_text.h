@@ -27,6 +27,7 @@ struct smp_text_poke_loc;
  *		refused, 0 to leave it to the kernel. text_mutex is held, except
  *		in kgdb, where all other CPUs are stopped.
  * @may_probe:	-errno if no breakpoint may be put there. text_mutex is held.
+ * @may_load:	-errno if no module may come or go
  * @make_rw:	before pages of text become writable; on -errno they stay text
  * @make_rox:	after pages became read-only; on -errno they do not run
  */
@@ -34,6 +35,7 @@ struct guest_text_ops {
 	bool (*poke_batch)(const struct smp_text_poke_loc *vec, unsigned int nr);
 	int (*poke)(void *addr, const void *src, size_t len, bool set);
 	int (*may_probe)(const void *addr);
+	int (*may_load)(void);
 	int (*make_rw)(void *ptr, size_t size);
 	int (*make_rox)(void *ptr, size_t size);
 };
@@ -43,6 +45,7 @@ struct guest_text_ops {
 DECLARE_STATIC_CALL(guest_text_poke_batch, GUEST_TEXT_CALL(poke_batch));
 DECLARE_STATIC_CALL(guest_text_poke, GUEST_TEXT_CALL(poke));
 DECLARE_STATIC_CALL(guest_text_may_probe, GUEST_TEXT_CALL(may_probe));
+DECLARE_STATIC_CALL(guest_text_may_load, GUEST_TEXT_CALL(may_load));
 DECLARE_STATIC_CALL(guest_text_make_rw, GUEST_TEXT_CALL(make_rw));
 DECLARE_STATIC_CALL(guest_text_make_rox, GUEST_TEXT_CALL(make_rox));
 
@@ -60,6 +63,11 @@ static inline int guest_text_poke(void *addr, const void *src, size_t len, bool 
 static inline int guest_text_may_probe(const void *addr)
 {
 	return static_call(guest_text_may_probe)(addr);
+}
+
+static inline int guest_text_may_load(void)
+{
+	return static_call(guest_text_may_load)();
 }
 
 static inline int guest_text_make_rw(void *ptr, size_t size)
@@ -86,6 +94,11 @@ static inline int guest_text_poke(void *addr, const void *src, size_t len, bool 
 }
 
 static inline int guest_text_may_probe(const void *addr)
+{
+	return 0;
+}
+
+static inline int guest_text_may_load(void)
 {
 	return 0;
 }

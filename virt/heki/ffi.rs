@@ -35,6 +35,7 @@ use zerocopy::{
 
 use crate::{
     abi,
+    lifecycle,
     patch,
     pool, //
 };
@@ -117,6 +118,7 @@ extern "C" {
     fn heki_shim_install_hooks();
     fn heki_shim_remove_hooks();
     fn heki_shim_refused(addr: u64, nr: usize, why: *const c_char);
+    fn heki_shim_refused_use(what: *const c_char, why: *const c_char);
     fn heki_text_lock();
     fn heki_text_unlock();
     fn heki_text_traced() -> bool;
@@ -195,6 +197,12 @@ pub(crate) unsafe extern "C" fn heki_guest_poke(
 #[no_mangle]
 pub(crate) extern "C" fn heki_guest_may_probe(addr: *const c_void) -> c_int {
     from_result(|| patch::may_probe(addr as u64).map(|()| 0))
+}
+
+/// Whether a module may come or go: 0 or a negative errno.
+#[no_mangle]
+pub(crate) extern "C" fn heki_guest_may_load() -> c_int {
+    from_result(|| lifecycle::may_load().map(|()| 0))
 }
 
 /// Pages of text are to become writable. Returns 0 or a negative errno.
@@ -491,4 +499,10 @@ pub(crate) fn text_changed(sites: &[abi::Site]) {
 pub(crate) fn refused(addr: u64, nr: usize, why: &CStr) {
     // SAFETY: `why` ends with NUL and outlives the call.
     unsafe { heki_shim_refused(addr, nr, why.as_ptr().cast()) }
+}
+
+/// Says that `what` is refused, and why. Does not sleep.
+pub(crate) fn refused_use(what: &CStr, why: &CStr) {
+    // SAFETY: Both end with NUL and outlive the call.
+    unsafe { heki_shim_refused_use(what.as_ptr().cast(), why.as_ptr().cast()) }
 }

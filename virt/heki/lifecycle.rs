@@ -18,7 +18,10 @@ use kernel::{
 
 use crate::{
     ffi,
-    hooks::Still,
+    hooks::{
+        self,
+        Still, //
+    },
     sections::{
         self,
         Sections, //
@@ -100,6 +103,22 @@ pub(crate) fn refuse_traced(_still: &Still) -> Result {
         return Err(EBUSY);
     }
     Ok(())
+}
+
+/// Whether a module may come or go.
+///
+/// # Errors
+///
+/// [`EPERM`] once the host changes text: it allows no new code.
+pub(crate) fn may_load() -> Result {
+    if !hooks::in_force() {
+        return Ok(());
+    }
+    ffi::refused_use(
+        c"loading or unloading a module",
+        c"no policy of the host allows code that was not there at the seal; load modules before it",
+    );
+    Err(EPERM)
 }
 
 /// Refusals in force. Dropped, it lifts them.

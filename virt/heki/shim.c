@@ -397,6 +397,12 @@ static int may_probe(const void *addr)
 	return heki_guest_may_probe(addr);
 }
 
+static int may_load(void)
+{
+	guard(call)();
+	return heki_guest_may_load();
+}
+
 static int make_rw(void *ptr, size_t size)
 {
 	guard(call)();
@@ -415,6 +421,7 @@ void heki_shim_install_hooks(void)
 		.poke_batch = poke_batch,
 		.poke = poke,
 		.may_probe = may_probe,
+		.may_load = may_load,
 		.make_rw = make_rw,
 		.make_rox = make_rox,
 	};
@@ -440,4 +447,10 @@ void heki_shim_remove_hooks(void)
 void heki_shim_refused(u64 addr, size_t nr, const char *why)
 {
 	pr_warn_ratelimited("refused: %pS (%zu in all): %s\n", (void *)addr, nr, why);
+}
+
+/* Says that @what is refused, and why. */
+void heki_shim_refused_use(const char *what, const char *why)
+{
+	pr_warn_ratelimited("refused: %s: %s\n", what, why);
 }

@@ -35,6 +35,7 @@
 DEFINE_STATIC_CALL_RET0(guest_text_poke_batch, GUEST_TEXT_CALL(poke_batch));
 DEFINE_STATIC_CALL_RET0(guest_text_poke, GUEST_TEXT_CALL(poke));
 DEFINE_STATIC_CALL_RET0(guest_text_may_probe, GUEST_TEXT_CALL(may_probe));
+DEFINE_STATIC_CALL_RET0(guest_text_may_load, GUEST_TEXT_CALL(may_load));
 DEFINE_STATIC_CALL_RET0(guest_text_make_rw, GUEST_TEXT_CALL(make_rw));
 DEFINE_STATIC_CALL_RET0(guest_text_make_rox, GUEST_TEXT_CALL(make_rox));
 
@@ -43,6 +44,7 @@ void heki_text_install(const struct guest_text_ops *ops)
 	static_call_update(guest_text_poke_batch, ops->poke_batch);
 	static_call_update(guest_text_poke, ops->poke);
 	static_call_update(guest_text_may_probe, ops->may_probe);
+	static_call_update(guest_text_may_load, ops->may_load);
 	static_call_update(guest_text_make_rw, ops->make_rw);
 	static_call_update(guest_text_make_rox, ops->make_rox);
 }
@@ -54,6 +56,7 @@ void heki_text_remove(void)
 		.poke_batch = (void *)__static_call_return0,
 		.poke = (void *)__static_call_return0,
 		.may_probe = (void *)__static_call_return0,
+		.may_load = (void *)__static_call_return0,
 		.make_rw = (void *)__static_call_return0,
 		.make_rox = (void *)__static_call_return0,
 	};
