@@ -16,7 +16,6 @@
 #include <linux/mm.h>
 #include <linux/sizes.h>
 #include <linux/slab.h>
-#include <linux/smp.h>
 #include <linux/string.h>
 
 #include <asm/pgtable.h>
@@ -27,7 +26,6 @@
 #include "heki_attack.h"
 
 #define RACE_ROUNDS	32
-#define RACE_WRITES	20000
 
 /* A GRANT or RELEASE request for one page. */
 struct request {
@@ -257,54 +255,45 @@ void attack_grant_trampoline(struct attack_report *report)
 }
 
 /* The other CPU's part of a race: writes until it is denied. */
-struct race {
+struct writer {
 	u8 *alias;
-	bool stop;
-	bool started;
-	bool ended;
 	int trap;
 };
 
-static void race_write(void *info)
+static bool write_once(void *arg, unsigned int round)
 {
-	struct race *race = info;
+	struct writer *writer = arg;
 
-	/* Pairs with those in race_once(), as the other one. */
-	smp_store_release(&race->started, true);
-	for (int i = 0; i < RACE_WRITES && !READ_ONCE(race->stop) && !race->trap; i++)
-		race->trap = try_write(race->alias, i & 1 ? INT3_INSN_OPCODE : 0x90);
-	smp_store_release(&race->ended, true);
+	writer->trap = try_write(writer->alias, round & 1 ? INT3_INSN_OPCODE : 0x90);
+	return !writer->trap;
 }
 
 /* Whether the page was granted with something else in it. */
-static bool race_once(struct attack_report *report, void *page, unsigned int cpu)
+static bool race_once(struct attack_report *report, void *page)
 {
-	struct race race = { .alias = __va(slow_virt_to_phys(page)) };
-	call_single_data_t csd;
+	struct writer writer = { .alias = __va(slow_virt_to_phys(page)) };
+	struct meanwhile meanwhile = { .step = write_once, .arg = &writer };
 	bool won = false;
 
 	if (ask(HEKI_OP_RELEASE, page, page)) {
 		attack_say(report, ATTACK_INCONCLUSIVE, "page of the pool not released");
 		return false;
 	}
-	INIT_CSD(&csd, race_write, &race);
-	smp_call_function_single_async(cpu, &csd);
-	/* Pairs with that in race_write(), as the other one. */
-	while (!smp_load_acquire(&race.started))
-		cpu_relax();
+	if (!meanwhile_begin(&meanwhile)) {
+		attack_say(report, ATTACK_ABSENT, "there is no second vCPU");
+		return false;
+	}
 	if (ask(HEKI_OP_GRANT, page, page))
 		report->denials++;
 	else
 		won = !is_trap_page(page);
-	WRITE_ONCE(race.stop, true);
-	while (!smp_load_acquire(&race.ended))
-		cpu_relax();
-	if (race.trap)
+	meanwhile_end(&meanwhile);
+	if (writer.trap)
 		report->denials++;
 	return won;
 }
 
-static void race(struct attack_report *report, void *page, unsigned int cpu)
+static void race(struct attack_report *report, void *page)
 {
 	struct leaf leaf;
 	bool won = false;
@@ -316,13 +305,13 @@ static void race(struct attack_report *report, void *page, unsigned int cpu)
 	leaf_edit(&leaf, _PAGE_RW, 0);
 	flush_everywhere();
 	for (int i = 0; i < RACE_ROUNDS && !won && report->outcome == ATTACK_NOT_RUN; i++)
-		won = race_once(report, page, cpu);
+		won = race_once(report, page);
 	leaf_restore(&leaf);
 	flush_everywhere();
 
 	if (won)
 		attack_say(report, ATTACK_SUCCEEDED, "granted while it was written");
-	else
+	else if (report->outcome == ATTACK_NOT_RUN)
 		attack_say(report, ATTACK_DENIED, "in %d rounds", RACE_ROUNDS);
 	ask(HEKI_OP_RELEASE, page, page);
 	fill_page(page, NULL);
@@ -332,7 +321,6 @@ static void race(struct attack_report *report, void *page, unsigned int cpu)
 
 void attack_grant_race(struct attack_report *report)
 {
-	unsigned int here, cpu;
 	void *page;
 
 	if (!host_serves_patch()) {
@@ -340,15 +328,8 @@ void attack_grant_race(struct attack_report *report)
 		return;
 	}
 	page = find_pool_page(report);
-	if (!page)
-		return;
-	here = get_cpu();
-	cpu = cpumask_any_but(cpu_online_mask, here);
-	if (cpu < nr_cpu_ids)
-		race(report, page, cpu);
-	else
-		attack_say(report, ATTACK_ABSENT, "there is no second vCPU");
-	put_cpu();
+	if (page)
+		race(report, page);
 }
 
 int grant_init(void)

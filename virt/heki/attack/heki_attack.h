@@ -11,6 +11,7 @@
 #define _HEKI_ATTACK_H
 
 #include <linux/types.h>
+#include <linux/workqueue.h>
 
 enum attack_class {
 	ATTACK_WRITE,		/* must fail where writes are sealed */
@@ -80,6 +81,25 @@ void tools_exit(void);
 
 #define PAYLOAD_BYTES	10
 
+/**
+ * struct meanwhile - what another CPU does beside an attack
+ * @step:	once more, at most MEANWHILE_STEPS times; whether to go on
+ * @arg:	its argument
+ */
+struct meanwhile {
+	bool (*step)(void *arg, unsigned int round);
+	void *arg;
+	/* private: */
+	bool stop;
+	bool started;
+	struct work_struct work;
+};
+
+#define MEANWHILE_STEPS	4000000	/* bounds a test that fails */
+
+bool meanwhile_begin(struct meanwhile *meanwhile);
+void meanwhile_end(struct meanwhile *meanwhile);
+
 /* write.c */
 void write_through_direct_map(struct attack_report *report, const u8 *target);
 const u8 *find_padding(void);
@@ -109,6 +129,7 @@ void attack_patch_int3(struct attack_report *report);
 void attack_patch_old(struct attack_report *report);
 void attack_patch_replay(struct attack_report *report);
 void attack_patch_batch(struct attack_report *report);
+void attack_patch_race(struct attack_report *report);
 void attack_patch_frozen(struct attack_report *report);
 void attack_patch_rodata(struct attack_report *report);
 void attack_patch_data(struct attack_report *report);

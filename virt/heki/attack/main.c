@@ -64,6 +64,8 @@ static const struct attack attacks[] = {
 	  attack_patch_replay },
 	{ "patch-batch", ATTACK_WRITE, "have the host take one bad change among 255 good ones",
 	  attack_patch_batch },
+	{ "patch-race", ATTACK_WRITE, "change a request while the host looks at it",
+	  attack_patch_race },
 	{ "patch-frozen", ATTACK_WRITE, "have the host flip a key that the VMM froze",
 	  attack_patch_frozen },
 	{ "patch-rodata", ATTACK_WRITE, "have the host change read-only data",

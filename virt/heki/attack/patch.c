@@ -25,6 +25,7 @@
 #include "heki_attack.h"
 
 #define JUMP_BYTES	8	/* more than any jump label has */
+#define RACE_ROUNDS	64
 
 /* A PATCH request as it lies in memory. */
 struct request {
@@ -350,6 +351,66 @@ void attack_patch_batch(struct attack_report *report)
 	site.new[1]++;
 	bad = insert_site(&site, nr);
 	change(report, nr + 1, bad);
+}
+
+/* The other CPU's part of a race: turns what is asked for bad and good again. */
+static bool spoil(void *arg, unsigned int round)
+{
+	u8 *byte = arg;
+
+	WRITE_ONCE(*byte, *byte ^ 0x80);
+	return true;
+}
+
+/*
+ * One legal change, which the other CPU spoils and mends. Returns whether the
+ * site then holds neither what it held nor what is legal.
+ */
+static bool race_once(struct attack_report *report, struct heki_site *site,
+		      unsigned int delay)
+{
+	struct meanwhile meanwhile = { .step = spoil, .arg = &site->new[1] };
+	struct heki_site legal;
+	const void *va;
+
+	if (!set_victim_jump(report, site))
+		return false;
+	legal = *site;
+	va = (void *)legal.va;
+	if (!meanwhile_begin(&meanwhile)) {
+		attack_say(report, ATTACK_ABSENT, "there is no second vCPU");
+		return false;
+	}
+	for (unsigned int i = 0; i < delay; i++)
+		cpu_relax();
+	if (send(1))
+		report->denials++;
+	meanwhile_end(&meanwhile);
+	return memcmp(va, legal.old, legal.len) && memcmp(va, legal.new, legal.len);
+}
+
+void attack_patch_race(struct attack_report *report)
+{
+	struct heki_site *site = &request->sites[0];
+	bool won = false;
+
+	if (!set_victim_jump(report, site))
+		return;
+	if (!host_serves_patch()) {
+		write_through_direct_map(report, (u8 *)site->va);
+		return;
+	}
+	remember(1);
+	for (int i = 0; i < RACE_ROUNDS && !won && report->outcome == ATTACK_NOT_RUN; i++)
+		won = race_once(report, site, i);
+	if (won)
+		attack_say(report, ATTACK_SUCCEEDED, "changed to what is not legal");
+	else if (!report->denials)
+		attack_say(report, ATTACK_INCONCLUSIVE, "the host never saw a bad request");
+	else
+		attack_say(report, ATTACK_DENIED, "in %d rounds", RACE_ROUNDS);
+	if (has_changed(1))
+		put_back(1);
 }
 
 void attack_patch_frozen(struct attack_report *report)

@@ -189,6 +189,48 @@ bool host_serves_patch(void)
 	       query->state == HEKI_STATE_SEALED && query->patch;
 }
 
+static void meanwhile_run(struct work_struct *work)
+{
+	struct meanwhile *meanwhile = container_of(work, struct meanwhile, work);
+	bool going = true;
+
+	/* Pairs with that in meanwhile_begin(). */
+	smp_store_release(&meanwhile->started, true);
+	for (unsigned int i = 0; i < MEANWHILE_STEPS && going; i++)
+		going = meanwhile->step(meanwhile->arg, i) && !READ_ONCE(meanwhile->stop);
+}
+
+/*
+ * Returns when another CPU is at it, false if there is none. The caller stays on
+ * its CPU until meanwhile_end().
+ */
+bool meanwhile_begin(struct meanwhile *meanwhile)
+{
+	unsigned int cpu;
+
+	migrate_disable();
+	cpu = cpumask_any_but(cpu_online_mask, raw_smp_processor_id());
+	if (cpu >= nr_cpu_ids) {
+		migrate_enable();
+		return false;
+	}
+	INIT_WORK_ONSTACK(&meanwhile->work, meanwhile_run);
+	queue_work_on(cpu, system_highpri_wq, &meanwhile->work);
+	/* Pairs with that in meanwhile_run(). */
+	while (!smp_load_acquire(&meanwhile->started))
+		cpu_relax();
+	return true;
+}
+
+/* Returns when the other CPU is done. */
+void meanwhile_end(struct meanwhile *meanwhile)
+{
+	WRITE_ONCE(meanwhile->stop, true);
+	flush_work(&meanwhile->work);
+	destroy_work_on_stack(&meanwhile->work);
+	migrate_enable();
+}
+
 int tools_init(void)
 {
 	int ret;

@@ -77,7 +77,13 @@ pub(crate) fn changed(vcpu: &Vcpu<'_>, op: u32, outcome: Result<u32, Failure>, r
         }
         (Ok(_), _) => vcpu.count(bindings::KVM_HEKI_COUNT_GRANT, 1),
         (Err(Failure::Denied(verdict)), _) => denied(vcpu, &verdict),
-        (Err(Failure::Refused(_)), _) => vcpu.count(bindings::KVM_HEKI_COUNT_REFUSED, 1),
+        (Err(Failure::Refused(_)), _) => {
+            vcpu.count(bindings::KVM_HEKI_COUNT_REFUSED, 1);
+            if vcpu.log_allowed() {
+                let pid = vcpu.pid();
+                pr_info!("heki: VM of process {pid}: change of text refused: {why}\n");
+            }
+        }
     }
 }
 

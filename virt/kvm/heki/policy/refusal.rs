@@ -62,8 +62,6 @@ pub enum Refusal {
     AlreadySealed,
     /// A profile that contradicts itself.
     BadProfile,
-    /// A profile that comes after the first vCPU.
-    LateProfile,
     /// The guest's kernel is not the one of the VMM's profile.
     WrongKernel,
     /// A change of sealed text in a VM that is not sealed.
@@ -106,7 +104,6 @@ impl Refusal {
             Self::NotOptedIn => "not_opted_in",
             Self::AlreadySealed => "already_sealed",
             Self::BadProfile => "bad_profile",
-            Self::LateProfile => "late_profile",
             Self::WrongKernel => "wrong_kernel",
             Self::NotSealed => "not_sealed",
             Self::NoMemory => "no_memory",
@@ -121,9 +118,7 @@ impl Refusal {
     pub const fn kvm_errno(self) -> i64 {
         match self {
             Self::TooBig | Self::NoMemory => abi::KVM_E2BIG,
-            Self::AlreadySealed | Self::LateProfile | Self::WrongKernel | Self::NotSealed => {
-                abi::KVM_EPERM
-            }
+            Self::AlreadySealed | Self::WrongKernel | Self::NotSealed => abi::KVM_EPERM,
             Self::ExecUnsupported | Self::PinUnsupported => abi::KVM_EOPNOTSUPP,
             Self::Fault => abi::KVM_EFAULT,
             Self::NotOptedIn | Self::BadOperation => abi::KVM_ENOSYS,

@@ -33,7 +33,6 @@ const TABLE: [(Refusal, &str, i64); 32] = [
     (NotOptedIn, "not_opted_in", 1000),
     (AlreadySealed, "already_sealed", 1),
     (BadProfile, "bad_profile", 22),
-    (LateProfile, "late_profile", 1),
     (WrongKernel, "wrong_kernel", 1),
     (NotSealed, "not_sealed", 1),
     (NoMemory, "no_memory", 7),
