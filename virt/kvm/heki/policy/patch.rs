@@ -26,6 +26,7 @@ use sites::Site;
 
 pub mod areas;
 pub mod insn;
+pub mod length;
 pub mod profile;
 pub mod rules;
 pub mod sites;
