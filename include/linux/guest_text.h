@@ -26,7 +26,8 @@ struct smp_text_poke_loc;
  * @poke:	changes bytes, @set: sets all to one; 1 if it did, -errno if it
  *		refused, 0 to leave it to the kernel. text_mutex is held, except
  *		in kgdb, where all other CPUs are stopped.
- * @may_probe:	-errno if no breakpoint may be put there. text_mutex is held.
+ * @may_probe:	-errno if no breakpoint, or with @jump no jump of an optimized
+ *		kprobe, may be put there. text_mutex is held.
  * @may_load:	-errno if no module may come or go
  * @make_rw:	before pages of text become writable; on -errno they stay text
  * @make_rox:	after pages became read-only; on -errno they do not run
@@ -34,7 +35,7 @@ struct smp_text_poke_loc;
 struct guest_text_ops {
 	bool (*poke_batch)(const struct smp_text_poke_loc *vec, unsigned int nr);
 	int (*poke)(void *addr, const void *src, size_t len, bool set);
-	int (*may_probe)(const void *addr);
+	int (*may_probe)(const void *addr, bool jump);
 	int (*may_load)(void);
 	int (*make_rw)(void *ptr, size_t size);
 	int (*make_rox)(void *ptr, size_t size);
@@ -60,9 +61,9 @@ static inline int guest_text_poke(void *addr, const void *src, size_t len, bool 
 	return static_call(guest_text_poke)(addr, src, len, set);
 }
 
-static inline int guest_text_may_probe(const void *addr)
+static inline int guest_text_may_probe(const void *addr, bool jump)
 {
-	return static_call(guest_text_may_probe)(addr);
+	return static_call(guest_text_may_probe)(addr, jump);
 }
 
 static inline int guest_text_may_load(void)
@@ -93,7 +94,7 @@ static inline int guest_text_poke(void *addr, const void *src, size_t len, bool 
 	return 0;
 }
 
-static inline int guest_text_may_probe(const void *addr)
+static inline int guest_text_may_probe(const void *addr, bool jump)
 {
 	return 0;
 }

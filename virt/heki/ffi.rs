@@ -124,7 +124,12 @@ extern "C" {
     fn heki_text_traced() -> bool;
     fn heki_text_stop_ftrace();
     fn heki_text_probed() -> bool;
-    fn heki_text_site(site: *mut abi::Site, addr: *const c_void, new: *const c_void, len: usize);
+    fn heki_text_poke(
+        site: *mut abi::Site,
+        addr: *const c_void,
+        new: *const c_void,
+        len: usize,
+    ) -> bool;
     fn heki_text_sites(sites: *mut abi::Site, vec: *const c_void, nr: c_uint);
     fn heki_text_changed(sites: *const abi::Site, nr: c_uint);
 }
@@ -193,10 +198,27 @@ pub(crate) unsafe extern "C" fn heki_guest_poke(
     })
 }
 
-/// Whether a breakpoint may be put at `addr`: 0 or a negative errno.
+/// Whether a breakpoint, or the `jump` of an optimized kprobe, may be put at `addr`: 0 or a negative errno.
+///
+/// # Safety
+///
+/// `addr` must point to a readable byte.
 #[no_mangle]
-pub(crate) extern "C" fn heki_guest_may_probe(addr: *const c_void) -> c_int {
-    from_result(|| patch::may_probe(addr as u64).map(|()| 0))
+pub(crate) unsafe extern "C" fn heki_guest_may_probe(addr: *const c_void, jump: bool) -> c_int {
+    from_result(|| {
+        let place = Poke {
+            addr: addr.cast_mut(),
+            src: addr,
+            len: 1,
+            set: false,
+            _lifetime: PhantomData,
+        };
+        if jump {
+            patch::may_jump().map(|()| 0)
+        } else {
+            patch::may_probe(&place).map(|()| 0)
+        }
+    })
 }
 
 /// Whether a module may come or go: 0 or a negative errno.
@@ -258,21 +280,16 @@ impl Poke<'_> {
         self.addr as u64
     }
 
-    /// How many bytes.
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// As a site, if it can be an instruction.
+    /// As a site, if it can be an instruction or the slot of one.
     pub(crate) fn site(&self) -> Option<abi::Site> {
-        if self.set || self.len == 0 || self.len > abi::HEKI_MAX_INSN as usize {
+        if self.set {
             return None;
         }
         let mut site = MaybeUninit::uninit();
-        // SAFETY: By the type invariants; a site has room for `HEKI_MAX_INSN` bytes, and all of it is filled.
+        // SAFETY: By the type invariants; if the return value says so, all of the site is filled.
         unsafe {
-            heki_text_site(site.as_mut_ptr(), self.addr, self.src, self.len);
-            Some(site.assume_init())
+            heki_text_poke(site.as_mut_ptr(), self.addr, self.src, self.len)
+                .then(|| site.assume_init())
         }
     }
 }

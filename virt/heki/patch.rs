@@ -13,6 +13,7 @@
 use core::ffi::CStr;
 use kernel::{
     pr_err_once,
+    pr_info_once,
     prelude::*, //
 };
 use zerocopy::FromBytes;
@@ -36,7 +37,7 @@ use crate::{
 const SITES_REFUSED: &CStr =
     c"the host does not know them or holds them; the VMM's profile of this kernel says which may change";
 const BREAKPOINT_REFUSED: &CStr =
-    c"no policy of the host allows breakpoints; kprobes work at the start of functions that ftrace knows";
+    c"the VMM's list of breakpoints lacks it (heki-vmm --probes); kprobes work at the start of functions that ftrace knows";
 const CODE_REFUSED: &CStr =
     c"the host allows no new code; bpf=interpreter keeps BPF from compiling any";
 
@@ -72,32 +73,51 @@ pub(crate) fn single(poke: &Poke<'_>) -> Result<bool> {
         ffi::refused(poke.va(), 1, CODE_REFUSED);
         return Err(EPERM);
     };
+    ask_one(site)?;
+    Ok(true)
+}
+
+/// Whether a breakpoint may be prepared at `place`, a byte that is to stay what it is: the host lets that pass only
+/// where it lets INT3 pass.
+///
+/// # Errors
+///
+/// If the host refuses.
+pub(crate) fn may_probe(place: &Poke<'_>) -> Result {
+    match place.site() {
+        Some(site) if hooks::in_force() => ask_one(site),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a kprobe may become a jump.
+///
+/// # Errors
+///
+/// [`EPERM`] once the host changes text: it allows none.
+pub(crate) fn may_jump() -> Result {
+    if !hooks::in_force() {
+        return Ok(());
+    }
+    pr_info_once!("kprobes stay breakpoints: no policy allows the jumps of optimized ones\n");
+    Err(EPERM)
+}
+
+/// Asks for one change.
+fn ask_one(site: abi::Site) -> Result {
     let header = abi::Patch {
         version: abi::HEKI_ABI_VERSION,
         nr_sites: 1,
     };
     hypercall::patch_one(&mut Small(PatchOne { header, site })).inspect_err(|_| {
-        let why = if poke.len() == 1 {
+        let of_probe = site.len == 1 || site.len == abi::HEKI_SLOT_BYTES.into();
+        let why = if of_probe {
             BREAKPOINT_REFUSED
         } else {
             SITES_REFUSED
         };
-        ffi::refused(poke.va(), 1, why);
-    })?;
-    Ok(true)
-}
-
-/// Whether a breakpoint may be prepared at `va`.
-///
-/// # Errors
-///
-/// [`EPERM`] once the host changes text: it allows none.
-pub(crate) fn may_probe(va: u64) -> Result {
-    if !hooks::in_force() {
-        return Ok(());
-    }
-    ffi::refused(va, 1, BREAKPOINT_REFUSED);
-    Err(EPERM)
+        ffi::refused(site.va, 1, why);
+    })
 }
 
 /// Asks for the first `nr` sites of `block` at once; if the host refuses, for each by itself, so that one which it does

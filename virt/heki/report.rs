@@ -31,11 +31,15 @@ const KINDS: [(u32, &str); 7] = [
     (abi::HEKI_KIND_POOL, "room for text"),
 ];
 
-/// What the host serves of changes of text, as the log names it.
-const CHANGES: [(u32, &str); 3] = [
-    (abi::HEKI_PATCH_JUMP_LABEL, "jump labels"),
-    (abi::HEKI_PATCH_STATIC_CALL, "static calls"),
-    (abi::HEKI_PATCH_FTRACE, "ftrace"),
+const NO_PROFILE: &str = "the VMM gave the host no profile of this kernel";
+const NO_LIST: &str = "the VMM gave the host no list of them (heki-vmm --probes)";
+
+/// What the host serves of changes of text, as the log names it, and what is missing if it does not.
+const CHANGES: [(u32, &str, &str); 4] = [
+    (abi::HEKI_PATCH_JUMP_LABEL, "jump labels", NO_PROFILE),
+    (abi::HEKI_PATCH_STATIC_CALL, "static calls", NO_PROFILE),
+    (abi::HEKI_PATCH_FTRACE, "ftrace", NO_PROFILE),
+    (abi::HEKI_PATCH_PROBE, "breakpoints", NO_LIST),
 ];
 
 /// What the host checks of the target of a call.
@@ -75,14 +79,11 @@ fn changes(patch: u32) {
         pr_warn!("changes of text: not served by the host: use no tracing, probes or other clocksources\n");
         return;
     }
-    for (bit, name) in CHANGES {
+    for (bit, name, missing) in CHANGES {
         if patch & bit != 0 {
             pr_info!("changes of text: {}: made and checked by the host\n", name);
         } else {
-            pr_warn!(
-                "changes of text: {}: refused: the VMM gave the host no profile of this kernel\n",
-                name
-            );
+            pr_warn!("changes of text: {}: refused: {}\n", name, missing);
         }
     }
     for (bit, name) in TARGETS {
@@ -91,7 +92,7 @@ fn changes(patch: u32) {
         }
     }
     pr_info!(
-        "changes of text: refused, as no policy of the host allows them: breakpoints (kprobes but on ftrace, kgdb), live patching, compiled BPF\n"
+        "changes of text: refused, as no policy of the host allows them: optimized kprobes, live patching, compiled BPF\n"
     );
 }
 

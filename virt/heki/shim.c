@@ -391,10 +391,10 @@ static int poke(void *addr, const void *src, size_t len, bool set)
 	return heki_guest_poke(addr, src, len, set);
 }
 
-static int may_probe(const void *addr)
+static int may_probe(const void *addr, bool jump)
 {
 	guard(call)();
-	return heki_guest_may_probe(addr);
+	return heki_guest_may_probe(addr, jump);
 }
 
 static int may_load(void)

@@ -87,7 +87,7 @@ void heki_shim_refused_use(const char *what, const char *why);
 int heki_guest_load(const char *require, const char *bpf);
 bool heki_guest_poke_batch(const struct smp_text_poke_loc *vec, unsigned int nr);
 int heki_guest_poke(void *addr, const void *src, size_t len, bool set);
-int heki_guest_may_probe(const void *addr);
+int heki_guest_may_probe(const void *addr, bool jump);
 int heki_guest_may_load(void);
 int heki_guest_make_rw(void *ptr, size_t size);
 int heki_guest_make_rox(void *ptr, size_t size);

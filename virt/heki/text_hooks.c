@@ -26,6 +26,7 @@
 #include <asm/bug.h>
 #include <asm/cfi.h>
 #include <asm/ibt.h>
+#include <asm/insn.h>
 #include <asm/nospec-branch.h>
 #include <asm/sections.h>
 #include <asm/text-patching.h>
@@ -184,6 +185,27 @@ void heki_text_site(struct heki_site *site, const void *addr, const void *new,
 	memcpy(site->new, new, len);
 }
 EXPORT_SYMBOL_FOR_MODULES(heki_text_site, "heki_guest");
+
+bool heki_text_poke(struct heki_site *site, const void *addr, const void *new,
+		    size_t len)
+{
+	u8 slot[HEKI_SLOT_BYTES];
+
+	static_assert(sizeof(slot) == MAX_INSN_SIZE && sizeof(slot) <= sizeof(site->new));
+	if (!is_kprobe_insn_slot((unsigned long)addr)) {
+		if (!len || len > HEKI_MAX_INSN)
+			return false;
+		heki_text_site(site, addr, new, len);
+		return true;
+	}
+	if (!len || len > sizeof(slot))
+		return false;
+	memcpy(slot, new, len);
+	memset(slot + len, INT3_INSN_OPCODE, sizeof(slot) - len);
+	heki_text_site(site, addr, slot, sizeof(slot));
+	return true;
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_poke, "heki_guest");
 
 /* The first byte of an instruction of six is always the same and left out. */
 static const u8 *new_bytes(const struct smp_text_poke_loc *loc, u8 *room)

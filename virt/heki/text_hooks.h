@@ -41,6 +41,19 @@ unsigned int heki_text_areas(struct heki_area *areas);
 void heki_text_site(struct heki_site *site, const void *addr, const void *new,
 		    size_t len);
 
+/**
+ * heki_text_poke() - the site of one poke of the kernel
+ * @site:	is filled
+ * @addr:	where
+ * @new:	what shall stand there
+ * @len:	how many bytes
+ *
+ * That of a slot of kprobes is all of the slot, with INT3 behind the copy. Returns
+ * false if it is neither that nor one instruction.
+ */
+bool heki_text_poke(struct heki_site *site, const void *addr, const void *new,
+		    size_t len);
+
 /* The sites of a batch of the kernel; @nr is HEKI_MAX_PATCHES at most. */
 void heki_text_sites(struct heki_site *sites, const struct smp_text_poke_loc *vec,
 		     unsigned int nr);

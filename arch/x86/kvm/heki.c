@@ -183,10 +183,12 @@ static size_t heki_profile_bytes(const struct heki_profile *header)
 {
 	const size_t max = HEKI_MAX_PROFILE_ENTRIES;
 
-	if (header->nr_functions > max || header->nr_calls > max || header->nr_frozen > max)
+	if (header->nr_functions > max || header->nr_calls > max ||
+	    header->nr_frozen > max || header->nr_probes > HEKI_MAX_PROBES)
 		return 0;
 	return sizeof(*header) +
-	       sizeof(u32) * (header->nr_functions + header->nr_calls + header->nr_frozen);
+	       sizeof(u32) * (header->nr_functions + header->nr_calls +
+			      header->nr_frozen + header->nr_probes);
 }
 
 /* What the VMM knows of the guest's kernel. Copied once; Rust checks the copy. */

@@ -56,6 +56,7 @@
 #define HEKI_PATCH_JUMP_LABEL		(1 << 0)
 #define HEKI_PATCH_STATIC_CALL		(1 << 1)
 #define HEKI_PATCH_FTRACE		(1 << 2)
+#define HEKI_PATCH_PROBE		(1 << 3)	/* breakpoints of the VMM's list */
 #define HEKI_TARGET_SYMBOL		(1 << 8)	/* a function of the VMM's list */
 #define HEKI_TARGET_HASH		(1 << 9)	/* of the same type, by its kCFI hash */
 #define HEKI_TARGET_ENDBR		(1 << 10)	/* begins with ENDBR64 */
@@ -205,6 +206,12 @@ struct heki_area {
 /* Longest instruction that PATCH changes: Jcc rel32. */
 #define HEKI_MAX_INSN			6
 
+/*
+ * A slot of kprobes in a page of HEKI_KIND_POOL: so many bytes, at a multiple of
+ * as many from the page's start. PATCH changes it as a whole.
+ */
+#define HEKI_SLOT_BYTES			15
+
 /**
  * struct heki_patch - header of a PATCH request
  * @version:	HEKI_ABI_VERSION
@@ -221,15 +228,15 @@ struct heki_patch {
 /**
  * struct heki_site - one instruction to replace by another of the same length
  * @va:		its address, in a range that was sealed with HEKI_EXEC
- * @len:	its length in bytes
+ * @len:	its length in bytes; 1 for a breakpoint, HEKI_SLOT_BYTES for a slot
  * @old:	what must stand there, zero after @len
  * @new:	what shall stand there, zero after @len
  */
 struct heki_site {
 	__u64 va;
 	__u64 len;
-	__u8 old[8];
-	__u8 new[8];
+	__u8 old[16];
+	__u8 new[16];
 };
 
 /**
@@ -257,7 +264,8 @@ struct heki_grant {
 #define   KVM_DEV_HEKI_PROFILE		1	/* set: struct heki_profile, before the first vCPU */
 
 /* Bounds of a profile. */
-#define HEKI_MAX_PROFILE_ENTRIES	262144	/* of each of its arrays */
+#define HEKI_MAX_PROFILE_ENTRIES	262144	/* of each other array */
+#define HEKI_MAX_PROBES			1024
 #define HEKI_MAX_BUILD_ID		32
 
 /**
@@ -267,13 +275,16 @@ struct heki_grant {
  * @nr_calls:	number of ftrace sites
  * @nr_frozen:	number of static keys, keys of static calls and their trampolines
  *		that must not change
+ * @nr_probes:	number of addresses at which a breakpoint may be put, HEKI_MAX_PROBES
+ *		at most
+ * @reserved:	zero
  * @base:	address of _text in the file
  * @text_len:	bytes from _text to the end of text, rounded up to a page
  * @build_id_offset: where the build ID lies, in bytes from _text
  * @build_id_len: its length in bytes, zero if there is none
  * @build_id:	the build ID, zero after its length
  *
- * Three arrays of __u32 follow, in the order of their numbers: bytes from _text,
+ * Four arrays of __u32 follow, in the order of their numbers: bytes from _text,
  * strictly ascending.
  */
 struct heki_profile {
@@ -281,6 +292,8 @@ struct heki_profile {
 	__u32 nr_functions;
 	__u32 nr_calls;
 	__u32 nr_frozen;
+	__u32 nr_probes;
+	__u32 reserved;
 	__u64 base;
 	__u64 text_len;
 	__u32 build_id_offset;

@@ -85,6 +85,8 @@ pub const HEKI_PATCH_JUMP_LABEL: u32 = 1 << 0;
 pub const HEKI_PATCH_STATIC_CALL: u32 = 1 << 1;
 /// PATCH serves ftrace.
 pub const HEKI_PATCH_FTRACE: u32 = 1 << 2;
+/// PATCH serves breakpoints at the addresses of the VMM's list.
+pub const HEKI_PATCH_PROBE: u32 = 1 << 3;
 /// The target of a call must be a function of the VMM's list.
 pub const HEKI_TARGET_SYMBOL: u32 = 1 << 8;
 /// The target of a call must be of the same type, by its kCFI hash.
@@ -177,6 +179,8 @@ pub const HEKI_AREA_COUNT: u32 = 21;
 
 /// Longest instruction that PATCH changes, in bytes.
 pub const HEKI_MAX_INSN: u32 = 6;
+/// Bytes of a slot of kprobes in a page of [`HEKI_KIND_POOL`], at a multiple of as many from its start.
+pub const HEKI_SLOT_BYTES: u32 = 15;
 
 /// Attribute group of the KVM device.
 pub const KVM_DEV_HEKI_CTRL: u32 = 0;
@@ -185,8 +189,10 @@ pub const KVM_DEV_HEKI_RESET: u64 = 0;
 /// Attribute of [`KVM_DEV_HEKI_CTRL`]: a [`Profile`] with its arrays, before the first vCPU.
 pub const KVM_DEV_HEKI_PROFILE: u64 = 1;
 
-/// Most entries in each array of a [`Profile`].
+/// Most entries in each array of a [`Profile`] but that of breakpoints.
 pub const HEKI_MAX_PROFILE_ENTRIES: u32 = 262_144;
+/// Most addresses of breakpoints in a [`Profile`].
+pub const HEKI_MAX_PROBES: u32 = 1024;
 /// Longest build ID in a [`Profile`], in bytes.
 pub const HEKI_MAX_BUILD_ID: u32 = 32;
 
@@ -313,12 +319,12 @@ pub struct Patch {
 pub struct Site {
     /// Its address, in a range that was sealed with [`HEKI_EXEC`].
     pub va: u64,
-    /// Its length in bytes.
+    /// Its length in bytes: 1 for a breakpoint, [`HEKI_SLOT_BYTES`] for a slot.
     pub len: u64,
     /// What must stand there, zero after its length.
-    pub old: [u8; 8],
+    pub old: [u8; 16],
     /// What shall stand there, zero after its length.
-    pub new: [u8; 8],
+    pub new: [u8; 16],
 }
 
 /// Header of a GRANT or a RELEASE request (`struct heki_grant`).
@@ -335,7 +341,7 @@ pub struct Grant {
 
 /// What the VMM knows of the guest's kernel from its vmlinux (`struct heki_profile`).
 ///
-/// Three arrays of `u32` follow, in the order of their numbers: bytes from `_text`, strictly
+/// Four arrays of `u32` follow, in the order of their numbers: bytes from `_text`, strictly
 /// ascending.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -348,6 +354,10 @@ pub struct Profile {
     pub nr_calls: u32,
     /// Number of static keys and static-call keys that must not change.
     pub nr_frozen: u32,
+    /// Number of addresses at which a breakpoint may be put, [`HEKI_MAX_PROBES`] at most.
+    pub nr_probes: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Address of `_text` in the file.
     pub base: u64,
     /// Bytes from `_text` to the end of text, rounded up to a page.
@@ -366,6 +376,6 @@ const _: () = assert!(size_of::<Range>() == 32);
 const _: () = assert!(size_of::<Pin>() == 16);
 const _: () = assert!(size_of::<Area>() == 24);
 const _: () = assert!(size_of::<Patch>() == 8);
-const _: () = assert!(size_of::<Site>() == 32);
+const _: () = assert!(size_of::<Site>() == 48);
 const _: () = assert!(size_of::<Grant>() == 8);
-const _: () = assert!(size_of::<Profile>() == 72);
+const _: () = assert!(size_of::<Profile>() == 80);

@@ -5,7 +5,9 @@
  * Load it before the seal. In debugfs/heki_living, "key" and "call" take 0 or 1
  * and are read as what the code then does; "race" takes a number of rounds, in
  * each of which one CPU flips both while another one runs them; "result" says
- * what came of it.
+ * what came of it. "probe" puts a breakpoint on a function of the kernel and is
+ * read as the hits of one call, "probe_text" as whether its text differs from what
+ * it was; "foreign_probe" puts one where no list has it.
  *
  * Neighbours: none. Locks: living_lock, one request at a time.
  */
@@ -13,11 +15,14 @@
 
 #include <linux/debugfs.h>
 #include <linux/jump_label.h>
+#include <linux/kprobes.h>
+#include <linux/kstrtox.h>
 #include <linux/kthread.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/seq_file.h>
 #include <linux/static_call.h>
+#include <linux/string.h>
 
 #define MAX_ROUNDS	1000000
 
@@ -88,6 +93,74 @@ static int put_call(void *data, u64 value)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(call_fops, get_call, put_call, "%llu\n");
 
+/*
+ * kstrtobool() is never traced, as all of lib/, so a probe there is a breakpoint.
+ * Neither is sysfs_streq().
+ */
+#define PROBED		"kstrtobool"
+#define FOREIGN		"sysfs_streq"
+
+static u8 probed_text[16];
+static u64 probe_hits;
+static bool is_probed, is_foreign_probed;
+static struct kprobe probe, foreign_probe;
+
+static int count_hit(struct kprobe *p, struct pt_regs *regs)
+{
+	probe_hits++;
+	return 0;
+}
+
+static int set_probe(struct kprobe *p, const char *symbol, bool *is_set, bool on)
+{
+	int ret;
+
+	if (on == *is_set)
+		return 0;
+	if (!on) {
+		unregister_kprobe(p);
+		*is_set = false;
+		return 0;
+	}
+	*p = (struct kprobe){ .symbol_name = symbol, .pre_handler = count_hit };
+	ret = register_kprobe(p);
+	*is_set = !ret;
+	return ret;
+}
+
+static int get_probe(void *data, u64 *value)
+{
+	bool yes;
+
+	guard(mutex)(&living_lock);
+	probe_hits = 0;
+	if (kstrtobool("y", &yes) || !yes)
+		return -EINVAL;
+	*value = probe_hits;
+	return 0;
+}
+
+static int put_probe(void *data, u64 value)
+{
+	guard(mutex)(&living_lock);
+	return set_probe(&probe, PROBED, &is_probed, value);
+}
+DEFINE_DEBUGFS_ATTRIBUTE(probe_fops, get_probe, put_probe, "%llu\n");
+
+static int get_probe_text(void *data, u64 *value)
+{
+	*value = !!memcmp(probed_text, (void *)kstrtobool, sizeof(probed_text));
+	return 0;
+}
+DEFINE_DEBUGFS_ATTRIBUTE(probe_text_fops, get_probe_text, NULL, "%llu\n");
+
+static int put_foreign_probe(void *data, u64 value)
+{
+	guard(mutex)(&living_lock);
+	return set_probe(&foreign_probe, FOREIGN, &is_foreign_probed, value);
+}
+DEFINE_DEBUGFS_ATTRIBUTE(foreign_probe_fops, NULL, put_foreign_probe, "%llu\n");
+
 /* What the last race came to. */
 static u64 race_rounds, race_runs, race_wrong;
 
@@ -145,9 +218,13 @@ DEFINE_SHOW_ATTRIBUTE(result);
 
 static int __init heki_living_init(void)
 {
+	memcpy(probed_text, (void *)kstrtobool, sizeof(probed_text));
 	dir = debugfs_create_dir("heki_living", NULL);
 	debugfs_create_file("key", 0600, dir, NULL, &key_fops);
 	debugfs_create_file("call", 0600, dir, NULL, &call_fops);
+	debugfs_create_file("probe", 0600, dir, NULL, &probe_fops);
+	debugfs_create_file("probe_text", 0400, dir, NULL, &probe_text_fops);
+	debugfs_create_file("foreign_probe", 0200, dir, NULL, &foreign_probe_fops);
 	debugfs_create_file("race", 0200, dir, NULL, &race_fops);
 	debugfs_create_file("result", 0400, dir, NULL, &result_fops);
 	return 0;
@@ -157,6 +234,8 @@ module_init(heki_living_init);
 static void __exit heki_living_exit(void)
 {
 	debugfs_remove(dir);
+	set_probe(&probe, PROBED, &is_probed, false);
+	set_probe(&foreign_probe, FOREIGN, &is_foreign_probed, false);
 }
 module_exit(heki_living_exit);
 

@@ -109,7 +109,8 @@ struct Piece {
     new: [u8; MAX_INSN],
 }
 
-const MAX_INSN: usize = abi::HEKI_MAX_INSN as usize;
+/// The longest of what changes as one: a slot.
+const MAX_INSN: usize = abi::HEKI_SLOT_BYTES as usize;
 
 /// Where the instructions of `sites`, which the rules allowed, lie in guest memory.
 fn pieces(sealed: &Sealed<'_>, sites: &[Unalign<abi::Site>]) -> Result<KVVec<Piece>, Failure> {

@@ -26,6 +26,7 @@ pub(crate) fn show(vm: &Vm, reader: Reader<'_>, m: &SeqFile) {
     seq_print!(m, "pin cr0 {:#x}\n", seal.pins.cr0);
     seq_print!(m, "pin cr4 {:#x}\n", seal.pins.cr4);
     seq_print!(m, "sites {}\n", seal.text.nr_sites());
+    seq_print!(m, "probes {}\n", seal.text.nr_probes());
     seq_print!(m, "patch {:#x}\n", seal.text.served());
     for region in seal.regions.iter() {
         seq_print!(

@@ -24,6 +24,10 @@ use crate::{
         },
         patch::{
             areas::Areas,
+            probes::{
+                self,
+                Probe, //
+            },
             profile::{
                 Placed,
                 Profile, //
@@ -68,6 +72,8 @@ pub(crate) struct Facts {
     areas: Areas,
     /// Jump labels and static calls, sorted.
     sites: KVVec<Site>,
+    /// Where the VMM allows breakpoints, sorted, with what stands there.
+    probes: KVVec<Probe>,
     /// Where the text begins of which the VMM gave the profile, if it gave one.
     profiled: Option<u64>,
 }
@@ -78,6 +84,7 @@ impl Facts {
         Env {
             areas: &self.areas,
             sites: self.sites.as_slice(),
+            probes: self.probes.as_slice(),
             profile: profile
                 .zip(self.profiled)
                 .map(|(bytes, text_va)| bytes.profile().at(text_va)),
@@ -89,6 +96,11 @@ impl Facts {
         self.sites.len()
     }
 
+    /// The number of addresses at which a breakpoint may be put.
+    pub(crate) fn nr_probes(&self) -> usize {
+        self.probes.len()
+    }
+
     /// `HEKI_PATCH_*` and `HEKI_TARGET_*` that hold.
     pub(crate) fn served(&self) -> u32 {
         let has = |area, bit| if self.areas.get(area).is_some() { bit } else { 0 };
@@ -96,6 +108,9 @@ impl Facts {
             | has(abi::HEKI_AREA_ENDBR, abi::HEKI_TARGET_ENDBR);
         if !self.sites.is_empty() {
             served |= abi::HEKI_PATCH_JUMP_LABEL | abi::HEKI_PATCH_STATIC_CALL;
+        }
+        if !self.probes.is_empty() {
+            served |= abi::HEKI_PATCH_PROBE;
         }
         if self.profiled.is_some() {
             served |= abi::HEKI_TARGET_SYMBOL
@@ -114,10 +129,14 @@ pub(crate) fn served(vm: &Vm, reader: Reader<'_>) -> u32 {
         | abi::HEKI_PATCH_STATIC_CALL
         | abi::HEKI_TARGET_HASH
         | abi::HEKI_TARGET_ENDBR;
-    match vm.profile(reader) {
-        Some(_) => always | abi::HEKI_PATCH_FTRACE | abi::HEKI_TARGET_SYMBOL,
-        None => always,
-    }
+    let Some(bytes) = vm.profile(reader) else {
+        return always;
+    };
+    let probe = match bytes.profile().nr_probes() {
+        0 => 0,
+        _ => abi::HEKI_PATCH_PROBE,
+    };
+    always | abi::HEKI_PATCH_FTRACE | abi::HEKI_TARGET_SYMBOL | probe
 }
 
 /// Gathers what a checked `request` and the profile tell, with the memory of `windows` as it is now.
@@ -142,6 +161,7 @@ pub(crate) fn gather(
     let env = Env {
         areas: &areas,
         sites: &[],
+        probes: &[],
         profile: placed,
     };
     let mut sites = KVVec::new();
@@ -174,11 +194,28 @@ pub(crate) fn gather(
     }
     let used = sites::finish(sites.as_mut_slice());
     sites.truncate(used);
+    let probes = gather_probes(&Env { sites: sites.as_slice(), ..env }, &sealed)?;
     Ok(Facts {
         profiled: placed.map(|placed| placed.text_va()),
         areas,
         sites,
+        probes,
     })
+}
+
+/// Keeps what stands where the profile allows breakpoints. An address at which none can be is left
+/// out; then the guest is told so when it asks.
+fn gather_probes(env: &Env<'_>, sealed: &Sealed<'_>) -> Result<KVVec<Probe>, Refusal> {
+    let mut probes = KVVec::new();
+    let listed = env.profile.into_iter().flat_map(|profile| profile.probes());
+    for probe in listed.filter_map(|va| Probe::find(va, env, sealed)) {
+        probes
+            .push(probe, GFP_KERNEL_ACCOUNT)
+            .map_err(|_| Refusal::NoMemory)?;
+    }
+    let used = probes::finish(probes.as_mut_slice());
+    probes.truncate(used);
+    Ok(probes)
 }
 
 /// Holds the profile against what the guest seals: the kernel's text and its build ID.

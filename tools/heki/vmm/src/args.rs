@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use clap::Parser;
 
 use crate::memory::MIB;
+use crate::profile::Lists;
 
 /// Boots an x86-64 Linux bzImage under KVM, with its serial console on standard input and output.
 ///
@@ -51,6 +52,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "vmlinux")]
     pub(crate) freeze: Option<PathBuf>,
 
+    /// Where a sealed guest may put breakpoints (kprobes, kgdb), which is nowhere otherwise: one
+    /// instruction a line, symbol or symbol+0x10
+    #[arg(long, value_name = "FILE", requires = "vmlinux")]
+    pub(crate) probes: Option<PathBuf>,
+
     /// Start the guest again when it resets, instead of exiting
     #[arg(long)]
     pub(crate) reboot: bool,
@@ -61,6 +67,14 @@ pub(crate) struct Args {
 }
 
 impl Args {
+    /// The lists of what of a guest's kernel may change.
+    pub(crate) fn lists(&self) -> Lists<'_> {
+        Lists {
+            freeze: self.freeze.as_deref(),
+            probes: self.probes.as_deref(),
+        }
+    }
+
     /// Whether any guest reset leads to a reboot.
     pub(crate) fn may_reboot(&self) -> bool {
         self.reboot_allowed(0)
@@ -143,6 +157,7 @@ mod tests {
     fn a_profile_needs_heki() {
         assert!(refusal(&["--vmlinux", "v"]).contains("--heki"));
         assert!(refusal(&["--heki", "--freeze", "f"]).contains("--vmlinux"));
+        assert!(refusal(&["--heki", "--probes", "f"]).contains("--vmlinux"));
         let args = parse(&["--heki", "--vmlinux", "v", "--freeze", "f"]).unwrap();
         assert!(args.vmlinux.is_some() && args.freeze.is_some());
     }

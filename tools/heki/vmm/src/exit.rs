@@ -140,6 +140,9 @@ pub(crate) enum Error {
     #[error("cannot freeze what {} lists: {reason}", path.display())]
     Freeze { path: PathBuf, reason: String },
 
+    #[error("cannot allow what {path} lists: {reason}")]
+    Probes { path: PathBuf, reason: String },
+
     #[error("cannot {what}: {source}")]
     Os {
         what: &'static str,

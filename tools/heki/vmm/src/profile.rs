@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 
-//! What the guest's kernel is like, from its own vmlinux: functions, ftrace sites, frozen keys.
+//! What the guest's kernel is like, from its own vmlinux: functions, ftrace sites, frozen keys,
+//! and where breakpoints are allowed.
 //!
-//! `profile/elf.rs` reads the file, `profile/freeze.rs` the list of what must not change; `heki.rs`
-//! gives the result to the host. Both files may be damaged or hostile. Locks: none.
+//! `profile/elf.rs` reads the file, `profile/freeze.rs` the list of what must not change,
+//! `profile/probes.rs` that of breakpoints; `heki.rs` gives the result to the host. All files may be
+//! damaged or hostile. Locks: none.
 
 #![deny(unsafe_code)]
 #![deny(
@@ -17,6 +19,7 @@
 
 mod elf;
 mod freeze;
+mod probes;
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -42,6 +45,7 @@ use elf::{
     Symbol, //
 };
 use freeze::Freeze;
+use probes::Probes;
 
 const PAGE: u64 = 0x1000;
 /// The kernel and its modules share the last 2 GiB of the address space.
@@ -86,14 +90,28 @@ pub(crate) struct Profile {
     functions: Vec<u32>,
     calls: Vec<u32>,
     frozen: Vec<u32>,
+    probes: Vec<u32>,
+}
+
+/// Files that say what of the kernel may change.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Lists<'a> {
+    /// What is frozen; the usual without it.
+    pub(crate) freeze: Option<&'a Path>,
+    /// Where breakpoints are allowed; nowhere without it.
+    pub(crate) probes: Option<&'a Path>,
 }
 
 impl Profile {
-    /// Reads the kernel's vmlinux, and freezes what is in the file `freeze`, or the usual.
-    pub(crate) fn open(vmlinux: &Path, freeze: Option<&Path>) -> Result<Self, Error> {
-        let list = match freeze {
+    /// Reads the kernel's vmlinux, and looks up there what the lists name.
+    pub(crate) fn open(vmlinux: &Path, lists: &Lists<'_>) -> Result<Self, Error> {
+        let freeze = match lists.freeze {
             Some(path) => Freeze::open(path)?,
             None => Freeze::built_in(),
+        };
+        let probes = match lists.probes {
+            Some(path) => Probes::open(path)?,
+            None => Probes::default(),
         };
         let refuse = |flaw| Error::Vmlinux {
             path: vmlinux.to_path_buf(),
@@ -103,13 +121,14 @@ impl Profile {
         let cache = ReadCache::new(file);
         let kernel = Kernel::parse(&cache).map_err(refuse)?;
         let is_text = |addr| kernel.text.contains(&addr);
-        let keys = list.find(kernel.image.symbols(), is_text)?;
-        kernel.profile(keys).map_err(refuse)
+        let keys = freeze.find(kernel.image.symbols(), is_text)?;
+        let breakpoints = probes.find(kernel.image.symbols(), is_text)?;
+        kernel.profile(keys, breakpoints).map_err(refuse)
     }
 
     /// As the host takes it.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
-        let arrays = [&self.functions, &self.calls, &self.frozen];
+        let arrays = [&self.functions, &self.calls, &self.frozen, &self.probes];
         let mut bytes = self.header.as_bytes().to_vec();
         bytes.extend(arrays.into_iter().flatten().flat_map(|at| at.to_le_bytes()));
         bytes
@@ -134,16 +153,19 @@ impl<'data, R: ReadRef<'data>> Kernel<'data, R> {
         Ok(Kernel { image, text })
     }
 
-    fn profile(&self, keys: BTreeSet<u64>) -> Result<Profile, Flaw> {
+    fn profile(&self, keys: BTreeSet<u64>, breakpoints: BTreeSet<u64>) -> Result<Profile, Flaw> {
         let functions = self.offsets(self.functions().collect(), "functions")?;
         let calls = self.offsets(self.calls()?, "ftrace sites")?;
         let frozen = self.offsets(keys, "frozen keys")?;
+        let probes = self.offsets(breakpoints, "breakpoints")?;
         let text_len = self.text.end.saturating_sub(self.text.start);
         let mut header = heki_abi::Profile {
             version: HEKI_ABI_VERSION,
             nr_functions: functions.len() as u32,
             nr_calls: calls.len() as u32,
             nr_frozen: frozen.len() as u32,
+            nr_probes: probes.len() as u32,
+            reserved: 0,
             base: self.text.start,
             text_len: text_len.next_multiple_of(PAGE),
             build_id_offset: 0,
@@ -161,6 +183,7 @@ impl<'data, R: ReadRef<'data>> Kernel<'data, R> {
             functions,
             calls,
             frozen,
+            probes,
         })
     }
 

@@ -117,7 +117,7 @@ impl Vm {
     pub(crate) fn new(args: &Args) -> Result<Self, Error> {
         let boot = Boot::open(args)?;
         let profile = match &args.vmlinux {
-            Some(vmlinux) => Some(Profile::open(vmlinux, args.freeze.as_deref())?),
+            Some(vmlinux) => Some(Profile::open(vmlinux, &args.lists())?),
             None => None,
         };
         let kvm = open_kvm()?;

@@ -170,6 +170,7 @@ fn constants_have_the_values_of_the_header() {
         HEKI_PATCH_JUMP_LABEL,
         HEKI_PATCH_STATIC_CALL,
         HEKI_PATCH_FTRACE,
+        HEKI_PATCH_PROBE,
         HEKI_TARGET_SYMBOL,
         HEKI_TARGET_HASH,
         HEKI_TARGET_ENDBR,
@@ -213,10 +214,12 @@ fn constants_have_the_values_of_the_header() {
         HEKI_AREA_FTRACE_LIST,
         HEKI_AREA_COUNT,
         HEKI_MAX_INSN,
+        HEKI_SLOT_BYTES,
         KVM_DEV_HEKI_CTRL,
         KVM_DEV_HEKI_RESET,
         KVM_DEV_HEKI_PROFILE,
         HEKI_MAX_PROFILE_ENTRIES,
+        HEKI_MAX_PROBES,
         HEKI_MAX_BUILD_ID,
     ]
     .into_iter()
@@ -274,6 +277,8 @@ fn structs_have_the_fields_of_the_header() {
             nr_functions,
             nr_calls,
             nr_frozen,
+            nr_probes,
+            reserved,
             base,
             text_len,
             build_id_offset,
@@ -299,7 +304,7 @@ fn structs_have_the_fields_of_the_header() {
 
 #[test]
 fn arrays_have_the_lengths_that_are_named() {
-    assert!(size_of_val(&Site::new_zeroed().new) >= HEKI_MAX_INSN as usize);
+    assert!(size_of_val(&Site::new_zeroed().new) >= HEKI_SLOT_BYTES as usize);
     let build_id = Profile::new_zeroed().build_id;
     assert_eq!(size_of_val(&build_id), HEKI_MAX_BUILD_ID as usize);
 }

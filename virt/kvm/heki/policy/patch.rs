@@ -4,7 +4,7 @@
 //!
 //! [`parse`] checks the form of a request, [`rules`] judge one site of it. What they judge by was
 //! gathered at the seal: [`areas`] from the guest, [`sites`] from its tables in sealed memory, the
-//! [`profile`] of its kernel from the VMM. [`trampoline`] judges the content of whole pages.
+//! [`profile`] of its kernel from the VMM, and [`probes`] from the profile and the text. [`trampoline`] judges the content of whole pages.
 //! Nothing here allocates.
 //! Neighbours: `abi` for the layout; the host, which reads the guest's memory through [`Text`] and
 //! does the change with every vCPU out of the guest. Locks: none.
@@ -21,12 +21,14 @@ use super::{
 };
 
 use areas::Areas;
+use probes::Probe;
 use profile::Placed;
 use sites::Site;
 
 pub mod areas;
 pub mod insn;
 pub mod length;
+pub mod probes;
 pub mod profile;
 pub mod rules;
 pub mod sites;
@@ -49,6 +51,8 @@ pub struct Env<'a> {
     pub areas: &'a Areas,
     /// Jump labels and static calls, as [`sites::finish`] left them.
     pub sites: &'a [Site],
+    /// Where breakpoints are allowed, as [`probes::finish`] left them.
+    pub probes: &'a [Probe],
     /// The profile of the guest's kernel, if the VMM gave one that fits.
     pub profile: Option<Placed<'a>>,
 }
@@ -66,7 +70,7 @@ pub enum Denied {
     Target,
     /// Other bytes stand there than the guest says.
     Stale,
-    /// The page is neither empty nor an ftrace trampoline.
+    /// The page is neither empty nor an ftrace trampoline, or the slot no copy of an instruction.
     Content,
 }
 

@@ -193,7 +193,7 @@ fn note(name: &[u8], kind: u32, desc: &[u8]) -> Vec<u8> {
 fn read(file: &[u8]) -> Result<Profile, Flaw> {
     let kernel = Kernel::parse(file)?;
     let keys = Freeze::built_in().find(kernel.image.symbols(), |addr| kernel.text.contains(&addr));
-    kernel.profile(keys.unwrap())
+    kernel.profile(keys.unwrap(), BTreeSet::new())
 }
 
 #[test]
@@ -221,8 +221,8 @@ fn the_host_gets_header_and_arrays() {
     let profile = Sample::new().read().unwrap();
     let bytes = profile.to_bytes();
     let arrays = [0x10_u32, 0x20, 0x14, 0x24, 0x5000, 0x5010];
-    assert_eq!(bytes[..72], *profile.header.as_bytes());
-    assert_eq!(bytes[72..], arrays.map(u32::to_le_bytes).concat());
+    assert_eq!(bytes[..80], *profile.header.as_bytes());
+    assert_eq!(bytes[80..], arrays.map(u32::to_le_bytes).concat());
 }
 
 #[test]
@@ -488,18 +488,37 @@ impl Drop for Scratch {
 #[test]
 fn files_are_read() {
     let vmlinux = Scratch::new("vmlinux", &Sample::new().bytes());
-    let usual = Profile::open(&vmlinux.0, None).unwrap();
+    let usual = Profile::open(&vmlinux.0, &Lists::default()).unwrap();
     assert_eq!(usual.to_bytes(), Sample::new().read().unwrap().to_bytes());
     let list = Scratch::new("list", b"init_on_* # not the LSMs\n");
-    let chosen = Profile::open(&vmlinux.0, Some(&list.0)).unwrap();
+    let probes = Scratch::new("probes", b"second+4 # a test\nfirst\n");
+    let lists = Lists {
+        freeze: Some(&list.0),
+        probes: Some(&probes.0),
+    };
+    let chosen = Profile::open(&vmlinux.0, &lists).unwrap();
     assert_eq!(chosen.frozen, [0x5010]);
+    assert_eq!(chosen.probes, [0x10, 0x24]);
+    let bytes = chosen.to_bytes();
+    assert!(bytes.ends_with(&[0x10, 0, 0, 0, 0x24, 0, 0, 0]));
     let refusal = |vmlinux: &Scratch, list: Option<&Scratch>| {
-        let profile = Profile::open(&vmlinux.0, list.map(|list| list.0.as_path()));
+        let freeze = list.map(|list| list.0.as_path());
+        let lists = Lists {
+            freeze,
+            ..Lists::default()
+        };
+        let profile = Profile::open(&vmlinux.0, &lists);
         profile.unwrap_err().to_string()
     };
     let missing = Scratch::new("missing", b"init_on_free\ninit_on_alloc\n");
     let error = refusal(&vmlinux, Some(&missing));
     assert!(error.contains(".missing lists: line 2"), "{error}");
+    let lists = Lists {
+        probes: Some(&missing.0),
+        ..Lists::default()
+    };
+    let error = Profile::open(&vmlinux.0, &lists).unwrap_err().to_string();
+    assert!(error.contains(".missing lists: line 1"), "{error}");
     let large = Scratch::new("large", &vec![b'\n'; (1 << 20) + 1]);
     let error = refusal(&vmlinux, Some(&large));
     assert!(error.contains("larger than 1024 KiB"), "{error}");

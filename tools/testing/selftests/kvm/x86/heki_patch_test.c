@@ -41,8 +41,11 @@
 #define FTRACE_CALLER	0x340
 #define FTRACE_STUB	0x400
 #define TRAMPOLINE	0x440
+#define PROBED		0x460	/* loads from the keys */
 #define ACROSS		0xffe	/* a label over the end of the first page */
 #define TEXT_BYTES	(2 * PAGE_SIZE)
+
+#define LOAD_BYTES	7
 
 #define KEY_FROZEN	0x40
 #define KEY_CALL	0x80
@@ -114,6 +117,23 @@ static u64 put_call(struct heki_vm *h, u64 entry, u64 addr, u64 key, u32 flags)
 	return entry + 8;
 }
 
+/* MOV from the keys to RAX, as it must be at @va. */
+static void load(u8 *insn, u64 va)
+{
+	s32 distance = VA(KEYS, 0) - (va + LOAD_BYTES);
+
+	memcpy(insn, (u8[]){ 0x48, 0x8b, 0x05 }, 3);
+	memcpy(insn + 3, &distance, sizeof(distance));
+}
+
+static void put_load(struct heki_vm *h, u64 va)
+{
+	u8 insn[LOAD_BYTES];
+
+	load(insn, va);
+	put(h, va, insn, sizeof(insn));
+}
+
 static void put_text(struct heki_vm *h)
 {
 	memset(heki_hva(h, VA(TEXT, 0)), 0x90, TEXT_BYTES);
@@ -132,6 +152,7 @@ static void put_text(struct heki_vm *h)
 	put_branch(h, 0xe9, VA(TEXT, TAIL_CALL), VA(TEXT, HANDLER_A));
 	put_branch(h, 0xe9, VA(TEXT, TRAMPOLINE), VA(TEXT, HANDLER_A));
 	put(h, VA(TEXT, TRAMPOLINE + 5), (u8[]){ 0x0f, 0xb9, 0xcc }, 3);
+	put_load(h, VA(TEXT, PROBED));
 }
 
 static struct heki_area jump_table, call_sites;
@@ -295,7 +316,7 @@ FIXTURE_VARIANT_ADD(patch, profiled) { .profile = true };
 
 struct profile {
 	struct heki_profile head;
-	u32 entry[6];
+	u32 entry[7];
 };
 
 static struct profile good_profile(void)
@@ -306,6 +327,7 @@ static struct profile good_profile(void)
 			.nr_functions = 4,
 			.nr_calls = 1,
 			.nr_frozen = 1,
+			.nr_probes = 1,
 			.base = VA(TEXT, 0),
 			.text_len = TEXT_BYTES,
 			.build_id_offset = VA(TABLES, BUILD_ID_AT) - VA(TEXT, 0),
@@ -313,7 +335,7 @@ static struct profile good_profile(void)
 			.build_id = BUILD_ID,
 		},
 		.entry = { HANDLER_A, HANDLER_B, OTHER_TYPE, FTRACE_STUB, FTRACE_SITE,
-			   VA(KEYS, KEY_FROZEN) - VA(TEXT, 0) },
+			   VA(KEYS, KEY_FROZEN) - VA(TEXT, 0), PROBED },
 	};
 }
 
@@ -533,6 +555,80 @@ HEKI_TEST(patch, ftrace_takes_a_profile)
 	}
 	EXPECT_EQ(0, send_patch(h, &on, 1));
 	EXPECT_EQ(0, send_patch(h, &off, 1));
+}
+
+HEKI_TEST(patch, breakpoints_take_a_list)
+{
+	struct heki_vm *h = &self->h;
+	u64 va = VA(TEXT, PROBED);
+	const u8 *was = heki_hva(h, va);
+	struct heki_site on = site_of(va, was, int3, 1);
+	struct heki_site off = site_of(va, int3, was, 1);
+	struct heki_site ask = site_of(va, was, was, 1);
+	struct heki_site bad = site_of(va, int3, ret5, 1);
+	struct heki_site inside = site_of(va + 3, was + 3, int3, 1);
+	struct heki_site elsewhere = site_of(VA(TEXT, HANDLER_A), ret5, int3, 1);
+
+	EXPECT_TRUE(is_denied(h, &inside));
+	EXPECT_TRUE(is_denied(h, &elsewhere));
+	if (!variant->profile) {
+		EXPECT_TRUE(is_denied(h, &on));
+		EXPECT_TRUE(is_denied(h, &ask));
+		return;
+	}
+	EXPECT_EQ(0, send_patch(h, &ask, 1));
+	EXPECT_TRUE(is_denied(h, &off));		/* none is there */
+	EXPECT_EQ(0, send_patch(h, &on, 1));
+	EXPECT_TRUE(text_holds(h, &on, true));
+	EXPECT_TRUE(is_denied(h, &bad));
+	EXPECT_EQ(0, send_patch(h, &off, 1));
+	EXPECT_TRUE(text_holds(h, &on, false));
+	EXPECT_EQ(0, send_patch(h, &on, 1));
+}
+
+/* What a slot of the pool gets: the load, then a jump to @next or INT3. */
+static struct heki_site slot_site(struct heki_vm *h, u64 va, u64 next)
+{
+	u8 slot[HEKI_SLOT_BYTES];
+
+	memset(slot, 0xcc, sizeof(slot));
+	load(slot, va);
+	if (next)
+		branch(slot + LOAD_BYTES, 0xe9, va + LOAD_BYTES, next);
+	return site_of(va, heki_hva(h, va), slot, sizeof(slot));
+}
+
+HEKI_TEST(patch, slots_hold_copies)
+{
+	struct heki_vm *h = &self->h;
+	u64 va = VA(POOL, 3 * HEKI_SLOT_BYTES);
+	struct heki_site site = slot_site(h, va, 0);
+	struct heki_site shifted = slot_site(h, va + 1, 0);
+	struct heki_site in_text = slot_site(h, VA(TEXT, 3 * HEKI_SLOT_BYTES), 0);
+
+	EXPECT_TRUE(is_denied(h, &shifted));
+	EXPECT_TRUE(is_denied(h, &in_text));
+	if (!variant->profile) {
+		EXPECT_TRUE(is_denied(h, &site));
+		return;
+	}
+	site.new[HEKI_SLOT_BYTES - 1] = 0x90;
+	EXPECT_TRUE(is_denied(h, &site));
+	site = slot_site(h, va, VA(TEXT, HANDLER_A));
+	EXPECT_TRUE(is_denied(h, &site));
+	site = slot_site(h, va, 0);
+	site.new[3]++;					/* another address to load from */
+	EXPECT_TRUE(is_denied(h, &site));
+
+	site = slot_site(h, va, 0);
+	EXPECT_EQ(0, send_patch(h, &site, 1));
+	EXPECT_TRUE(text_holds(h, &site, true));
+	site = slot_site(h, va, VA(TEXT, PROBED + LOAD_BYTES));
+	EXPECT_EQ(0, send_patch(h, &site, 1));
+	EXPECT_TRUE(text_holds(h, &site, true));
+	/* The page is empty no more, so it is not granted again as it is. */
+	EXPECT_EQ(0, change_pages(h, HEKI_OP_RELEASE, POOL, 1));
+	EXPECT_EQ(-KVM_EPERM, change_pages(h, HEKI_OP_GRANT, POOL, 1));
 }
 
 HEKI_TEST(patch, bad_requests_are_refused)
@@ -826,7 +922,10 @@ TEST(profiles_are_checked_whole)
 	REFUSED(EINVAL, .entry[3] = TEXT_BYTES);		/* no text */
 	REFUSED(EINVAL, .entry[4] = TEXT_BYTES - 4);		/* no room for a call */
 	REFUSED(E2BIG, .head.nr_functions = ~0u);
+	REFUSED(EINVAL, .entry[6] = TEXT_BYTES);		/* no text */
+	REFUSED(EINVAL, .head.reserved = 1);
 	REFUSED(E2BIG, .head.nr_frozen = HEKI_MAX_PROFILE_ENTRIES + 1);
+	REFUSED(E2BIG, .head.nr_probes = HEKI_MAX_PROBES + 1);
 #undef REFUSED
 	profile = good_profile();
 	EXPECT_EQ(EFAULT, set_profile(&h, (void *)8));
@@ -863,7 +962,7 @@ TEST(a_profile_of_another_kernel_refuses_the_seal)
 HEKI_TEST(patch, query_tells_what_is_served)
 {
 	u32 patch = heki_query(&self->h).patch;
-	u32 profiled = HEKI_PATCH_FTRACE | HEKI_TARGET_SYMBOL;
+	u32 profiled = HEKI_PATCH_FTRACE | HEKI_PATCH_PROBE | HEKI_TARGET_SYMBOL;
 
 	EXPECT_EQ(HEKI_PATCH_JUMP_LABEL | HEKI_PATCH_STATIC_CALL | HEKI_TARGET_HASH |
 		  (variant->profile ? profiled : 0), patch);

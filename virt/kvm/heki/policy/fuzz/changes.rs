@@ -30,10 +30,10 @@ pub(crate) fn patch(bytes: &[u8], toy: &Toy) -> Result<Vec<Result<(), Denied>>, 
         (u32_at(bytes, 0), u32_at(bytes, 4)),
         (2, sites.len() as u32)
     );
-    assert!((1..=256).contains(&sites.len()) && bytes.len() == 8 + 32 * sites.len());
+    assert!((1..=256).contains(&sites.len()) && bytes.len() == 8 + 48 * sites.len());
     let verdicts = sites.iter().enumerate().map(|(index, site)| {
         let site = site.get();
-        assert_eq!(site.va, u64_at(bytes, 8 + 32 * index));
+        assert_eq!(site.va, u64_at(bytes, 8 + 48 * index));
         let verdict = toy.with_env(|env| rules::check(&site, env, toy));
         if verdict.is_ok() {
             accepted(site.va, site.len as usize, &site.old, &site.new, toy);
@@ -48,7 +48,7 @@ pub(crate) fn patch(bytes: &[u8], toy: &Toy) -> Result<Vec<Result<(), Denied>>, 
 
 /// Whether each site of `bytes`, a PATCH request of good length, ends before the next one begins.
 fn ascends(bytes: &[u8]) -> bool {
-    let at = (8..bytes.len()).step_by(32);
+    let at = (8..bytes.len()).step_by(48);
     let extents: Vec<_> = at
         .map(|at| (u64_at(bytes, at), u64_at(bytes, at + 8)))
         .map(|(va, len)| u128::from(va)..u128::from(va) + u128::from(len))
@@ -57,9 +57,14 @@ fn ascends(bytes: &[u8]) -> bool {
 }
 
 /// What is accepted is a place of the toy, all in its text, and a legal instruction.
-fn accepted(va: u64, len: usize, old: &[u8; 8], new: &[u8; 8], toy: &Toy) {
-    assert!(matches!(len, 2 | 5 | 6));
+fn accepted(va: u64, len: usize, old: &[u8; 16], new: &[u8; 16], toy: &Toy) {
+    assert!(matches!(len, 1 | 2 | 5 | 6 | 15));
     assert!(old[len..].iter().chain(&new[len..]).all(|&byte| byte == 0));
+    match len {
+        1 => return breakpoint(va, &[old[0], new[0]], toy),
+        15 => return slot(va, &new[..15], toy),
+        _ => {}
+    }
     let listed = toy.sites.iter().any(|site| site.va == va);
     let place = [
         toy::FTRACE,
@@ -69,6 +74,33 @@ fn accepted(va: u64, len: usize, old: &[u8; 8], new: &[u8; 8], toy: &Toy) {
     ];
     assert!(va != toy::FROZEN && (listed || place.contains(&va)));
     assert!(!new[..len].starts_with(&[0xcc]));
+}
+
+/// A breakpoint comes where the toy's list has one that counts, and goes for what was there.
+fn breakpoint(va: u64, bytes: &[u8], toy: &Toy) {
+    assert!(toy::BREAKPOINTS.contains(&va));
+    let there = toy.peek(va, 1)[0];
+    assert!(bytes.iter().all(|&byte| byte == 0xcc || byte == there));
+}
+
+/// What is in a slot does what stands at a listed address, then stops or goes on behind it.
+fn slot(va: u64, slot: &[u8], toy: &Toy) {
+    assert!(va >= toy::POOL && va % 4096 % 15 == 0 && va % 4096 <= 4080);
+    let (from, len) = match slot[1] {
+        0x85 => (toy::PROBED + 4, 3),
+        _ => (toy::PROBED_LOAD, 7),
+    };
+    let mut code = toy.peek(from, len);
+    if len == 7 {
+        let distance = i32::from_le_bytes(code[3..].try_into().unwrap());
+        let to = (from + 7).wrapping_add_signed(distance.into());
+        code = toy::near(&code[..3], va, to);
+    }
+    let end = va + len as u64;
+    let stop = slot[len..].iter().all(|&byte| byte == 0xcc);
+    let go_on = slot[len..].starts_with(&toy::jump(end, from + len as u64));
+    let rest = slot.get(len + 5..).unwrap_or_default();
+    assert!(slot.starts_with(&code) && (stop || go_on && rest.iter().all(|&byte| byte == 0xcc)));
 }
 
 /// Lists the trampolines in `bytes`, which the toy has where its own begin, and compares with a search
@@ -165,14 +197,14 @@ pub(crate) fn page(bytes: &[u8], va: u64, toy: &Toy) -> Option<u32> {
 pub(crate) fn profile(bytes: &[u8]) -> Result<(), Refusal> {
     ask(Profile::assume_checked(bytes), &[TEXT, TEXT + 1, u64::MAX]);
     let profile = Profile::parse(bytes)?;
-    let counts = [4, 8, 12].map(|at| u32_at(bytes, at) as usize);
-    assert_eq!(bytes.len(), 72 + 4 * counts.iter().sum::<usize>());
+    let counts = [4, 8, 12, 16].map(|at| u32_at(bytes, at) as usize);
+    assert_eq!(bytes.len(), 80 + 4 * counts.iter().sum::<usize>());
     assert_eq!(u32_at(bytes, 0), 2);
-    let (base, text_len) = (u64_at(bytes, 16), u64_at(bytes, 24));
+    let (base, text_len) = (u64_at(bytes, 24), u64_at(bytes, 32));
     assert!(base != 0 && text_len != 0 && text_len % 4096 == 0);
 
-    let mut at = 72;
-    let [functions, calls, frozen] = counts.map(|count| {
+    let mut at = 80;
+    let [functions, calls, frozen, probes] = counts.map(|count| {
         let all: Vec<u32> = (0..count).map(|n| u32_at(bytes, at + 4 * n)).collect();
         assert!(all.windows(2).all(|pair| pair[0] < pair[1]));
         at += 4 * count;
@@ -183,7 +215,16 @@ pub(crate) fn profile(bytes: &[u8]) -> Result<(), Refusal> {
         .iter()
         .all(|&offset| u64::from(offset) + 5 <= text_len));
 
+    assert!(probes.len() == profile.nr_probes() && probes.len() <= 1024);
+    assert!(probes.iter().all(|&offset| u64::from(offset) < text_len));
+
     let placed = profile.at(base);
+    let listed: Vec<u64> = placed.probes().collect();
+    assert!(listed.len() == probes.len());
+    assert!(listed
+        .iter()
+        .zip(&probes)
+        .all(|(&va, &at)| va == base + u64::from(at)));
     let near = functions
         .iter()
         .chain(&calls)
@@ -200,6 +241,17 @@ pub(crate) fn profile(bytes: &[u8]) -> Result<(), Refusal> {
         assert_eq!(placed.is_function(va), listed(&functions));
         assert_eq!(placed.is_call(va), listed(&calls));
         assert_eq!(placed.is_frozen(va), listed(&frozen));
+        let up_to = functions
+            .iter()
+            .filter(|&&entry| va >= base && u64::from(entry) <= offset);
+        let last = up_to.max().map(|&entry| base + u64::from(entry));
+        assert_eq!(placed.function_of(va), last);
+        let overlaps = |&entry: &u32| {
+            let call = base + u64::from(entry);
+            va >= base && call < va.saturating_add(3) && va < call.saturating_add(5)
+        };
+        let in_reach = va >= base && va < u64::MAX - 3;
+        assert!(!in_reach || placed.has_call_in(va, va + 3) == calls.iter().any(overlaps));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 
 use heki_abi::*;
 use heki_policy::patch::areas::Areas;
+use heki_policy::patch::probes::{self, Probe};
 use heki_policy::patch::profile::Profile;
 use heki_policy::patch::sites::{Rule, Site};
 use heki_policy::patch::{Env, Text};
@@ -69,6 +70,32 @@ pub(crate) const FUNCTIONS: [(u64, u32); 10] = [
 ];
 /// The call that ftrace fills, behind the ENDBR64.
 pub(crate) const FTRACE: u64 = FIRST + 4;
+
+/// A function with instructions that may be probed: one of three bytes, one that loads from memory
+/// near itself, one that jumps.
+pub(crate) const PROBED: u64 = TEXT + 0x2300;
+pub(crate) const PROBED_LOAD: u64 = PROBED + 7;
+pub(crate) const PROBED_JUMP: u64 = PROBED + 14;
+pub(crate) const PROBED_BODY: [u8; 17] = [
+    0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x85, 0xff, 0x48, 0x8b, 0x05, 0x10, 0x32, 0x54, 0x76, 0x74, 0x00,
+    0xc3,
+];
+/// The addresses of the list: three that count, and those where other rules hold or none begins.
+pub(crate) const PROBES: [u64; 11] = [
+    TEXT,
+    LABEL5,
+    LABEL5 + 4,
+    CALL,
+    FIRST,
+    PROBED,
+    PROBED + 5,
+    PROBED_LOAD,
+    PROBED_JUMP,
+    CALLER,
+    CALLER + TRACER_CALL as u64,
+];
+/// Where INT3 may stand.
+pub(crate) const BREAKPOINTS: [u64; 3] = [PROBED + 4, PROBED_LOAD, PROBED_JUMP];
 
 /// The templates, and in them the load of the `ftrace_ops` and the call of the tracer.
 pub(crate) const CALLER: u64 = TEXT + 0x4010;
@@ -167,7 +194,12 @@ impl Toy {
             ],
             areas: areas(),
             sites: sites(),
-            profile: profile(&functions(), &[offset(FTRACE)], &[offset(TEXT + 0x50_0000)]),
+            profile: profile(
+                &functions(),
+                &[offset(FTRACE)],
+                &[offset(TEXT + 0x50_0000)],
+                &PROBES.map(offset),
+            ),
         };
         toy.place_functions();
         toy.place_sites();
@@ -212,14 +244,25 @@ impl Toy {
                 .matches(TEXT, TEXT_LEN, b"toy")
                 .expect("this kernel")
         });
-        use_it(&Env {
+        let env = Env {
             areas: &areas,
             sites: &self.sites,
+            probes: &[],
             profile,
+        };
+        let listed = profile.into_iter().flat_map(|profile| profile.probes());
+        let mut probes: Vec<_> = listed
+            .filter_map(|va| Probe::find(va, &env, self))
+            .collect();
+        let used = probes::finish(&mut probes);
+        use_it(&Env {
+            probes: &probes[..used],
+            ..env
         })
     }
 
     fn place_functions(&mut self) {
+        self.poke(PROBED, &PROBED_BODY);
         for (va, hash) in FUNCTIONS {
             let mov = [&[0xb8], hash.to_le_bytes().as_slice()].concat();
             self.poke(va - 16, &[mov, vec![0x90; 11]].concat());
@@ -355,11 +398,12 @@ fn offset(va: u64) -> u32 {
 /// The functions of the kernel, without the module's.
 pub(crate) fn functions() -> Vec<u32> {
     let all = FUNCTIONS.iter().map(|function| function.0);
-    all.filter(|&va| va < MODULE).map(offset).collect()
+    let all = all.filter(|&va| va < MODULE).chain([PROBED]);
+    all.map(offset).collect()
 }
 
 /// The bytes of a profile.
-pub(crate) fn profile(functions: &[u32], calls: &[u32], frozen: &[u32]) -> Vec<u8> {
+pub(crate) fn profile(functions: &[u32], calls: &[u32], frozen: &[u32], probes: &[u32]) -> Vec<u8> {
     let mut build_id = [0; 32];
     build_id[..3].copy_from_slice(b"toy");
     let header = heki_abi::Profile {
@@ -367,6 +411,8 @@ pub(crate) fn profile(functions: &[u32], calls: &[u32], frozen: &[u32]) -> Vec<u
         nr_functions: functions.len() as u32,
         nr_calls: calls.len() as u32,
         nr_frozen: frozen.len() as u32,
+        nr_probes: probes.len() as u32,
+        reserved: 0,
         base: BASE,
         text_len: TEXT_LEN,
         build_id_offset: 0x40_0000,
@@ -378,6 +424,7 @@ pub(crate) fn profile(functions: &[u32], calls: &[u32], frozen: &[u32]) -> Vec<u
         functions.as_bytes(),
         calls.as_bytes(),
         frozen.as_bytes(),
+        probes.as_bytes(),
     ]
     .concat()
 }

@@ -5,7 +5,7 @@
 //! Knows what compilers make of a kernel's functions: the opcodes of one and two bytes and those
 //! behind `0f 38` and `0f 3a`. What it does not know (VEX and EVEX, far jumps, system calls) has no
 //! shape, and so no breakpoint.
-//! Neighbours: none yet. Locks: none.
+//! Neighbours: [`probes`](super::probes). Locks: none.
 
 /// The longest instruction, in bytes.
 const MAX_BYTES: usize = 15;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What the VMM knows of the guest's kernel from its vmlinux: functions, ftrace sites, frozen keys.
+//! What the VMM knows of the guest's kernel from its vmlinux: functions, ftrace sites, frozen keys,
+//! and where it allows breakpoints.
 //!
 //! A view of bytes that the host keeps. [`Profile::parse`] walks all of them, once; every later look
 //! is a binary search.
@@ -20,7 +21,7 @@ use super::super::{
 };
 
 /// Bytes of a call in front of a function, which ftrace fills.
-const CALL_BYTES: u64 = 5;
+pub const CALL_BYTES: u64 = 5;
 /// Kernels are loaded at multiples of this many bytes from where they are linked.
 const SLIDE: u64 = 2 << 20;
 
@@ -35,6 +36,7 @@ pub struct Profile<'a> {
     functions: &'a [Unalign<u32>],
     calls: &'a [Unalign<u32>],
     frozen: &'a [Unalign<u32>],
+    probes: &'a [Unalign<u32>],
 }
 
 impl<'a> Profile<'a> {
@@ -61,7 +63,13 @@ impl<'a> Profile<'a> {
             functions: &[],
             calls: &[],
             frozen: &[],
+            probes: &[],
         })
+    }
+
+    /// The number of addresses at which a breakpoint may be put.
+    pub const fn nr_probes(&self) -> usize {
+        self.probes.len()
     }
 
     /// Where the guest's build ID lies if its text begins at `text_va`, and its length in bytes.
@@ -115,7 +123,9 @@ impl<'a> Profile<'a> {
             return Err(Refusal::BadVersion);
         }
         let counts = [header.nr_functions, header.nr_calls, header.nr_frozen];
-        if counts.iter().any(|&n| n > abi::HEKI_MAX_PROFILE_ENTRIES) {
+        if counts.iter().any(|&n| n > abi::HEKI_MAX_PROFILE_ENTRIES)
+            || header.nr_probes > abi::HEKI_MAX_PROBES
+        {
             return Err(Refusal::TooBig);
         }
         let (functions, rest) =
@@ -123,13 +133,16 @@ impl<'a> Profile<'a> {
                 .map_err(|_| Refusal::BadLength)?;
         let (calls, rest) = <[_]>::ref_from_prefix_with_elems(rest, to_usize(header.nr_calls)?)
             .map_err(|_| Refusal::BadLength)?;
-        let frozen = <[_]>::ref_from_bytes_with_elems(rest, to_usize(header.nr_frozen)?)
+        let (frozen, rest) = <[_]>::ref_from_prefix_with_elems(rest, to_usize(header.nr_frozen)?)
+            .map_err(|_| Refusal::BadLength)?;
+        let probes = <[_]>::ref_from_bytes_with_elems(rest, to_usize(header.nr_probes)?)
             .map_err(|_| Refusal::BadLength)?;
         Ok(Self {
             header,
             functions,
             calls,
             frozen,
+            probes,
         })
     }
 
@@ -140,15 +153,18 @@ impl<'a> Profile<'a> {
         let whole_pages = header.text_len != 0 && header.text_len.checked_rem(page) == Some(0);
         let build_id_end =
             u64::from(header.build_id_offset).saturating_add(header.build_id_len.into());
+        let last_byte = header.text_len.saturating_sub(1);
         let last_call = header.text_len.saturating_sub(CALL_BYTES);
         header.base != 0
+            && header.reserved == 0
             && whole_pages
             && self.has_build_id()
             && self.reaches(header.text_len)
             && self.reaches(build_id_end)
-            && ascends_to(self.functions, header.text_len.saturating_sub(1))
+            && ascends_to(self.functions, last_byte)
             && ascends_to(self.calls, last_call)
             && ascends_to(self.frozen, u64::MAX.saturating_sub(header.base))
+            && ascends_to(self.probes, last_byte)
     }
 
     /// Whether the build ID fits its field and nothing comes after it.
@@ -181,7 +197,7 @@ pub struct Placed<'a> {
     text_va: u64,
 }
 
-impl Placed<'_> {
+impl<'a> Placed<'a> {
     /// Where the kernel's text begins.
     pub const fn text_va(&self) -> u64 {
         self.text_va
@@ -200,6 +216,34 @@ impl Placed<'_> {
     /// Whether the static key or static-call key at `va` must not change.
     pub fn is_frozen(&self, va: u64) -> bool {
         self.is_in(self.profile.frozen, va)
+    }
+
+    /// Whether ftrace has a site with a byte from `start` to `end`.
+    pub fn has_call_in(&self, start: u64, end: u64) -> bool {
+        let last = end
+            .checked_sub(1)
+            .and_then(|last| self.last_to(self.profile.calls, last));
+        last.is_some_and(|va| va.saturating_add(CALL_BYTES) > start)
+    }
+
+    /// The begin of the function that `va` seems to belong to: the last one up to there.
+    pub fn function_of(&self, va: u64) -> Option<u64> {
+        self.last_to(self.profile.functions, va)
+    }
+
+    /// The addresses at which a breakpoint may be put.
+    pub fn probes(&self) -> impl Iterator<Item = u64> + 'a {
+        let text_va = self.text_va;
+        let offsets = self.profile.probes.iter();
+        offsets.map(move |offset| text_va.wrapping_add(offset.get().into()))
+    }
+
+    /// The last address of `offsets` that is not beyond `va`, which is in the text.
+    fn last_to(&self, offsets: &[Unalign<u32>], va: u64) -> Option<u64> {
+        let wanted = va.checked_sub(self.text_va)?;
+        let count = offsets.partition_point(|offset| u64::from(offset.get()) <= wanted);
+        let last = offsets.get(count.checked_sub(1)?)?;
+        self.text_va.checked_add(last.get().into())
     }
 
     fn is_in(&self, offsets: &[Unalign<u32>], va: u64) -> bool {

@@ -10,6 +10,7 @@ use super::{
     super::abi,
     insn::Insn,
     kind_of,
+    probes,
     sites::{
         self,
         Rule, //
@@ -32,6 +33,13 @@ const CALL_BYTES: u64 = 5;
 pub fn check(site: &abi::Site, env: &Env<'_>, text: &impl Text) -> Result<(), Denied> {
     let old = instruction(&site.old, site.len)?;
     let new = instruction(&site.new, site.len)?;
+    match (old, new) {
+        ([old], [new]) => return check_breakpoint(site.va, *old, *new, env),
+        _ if site.len == u64::from(abi::HEKI_SLOT_BYTES) => {
+            return check_slot(site.va, new, env, text)
+        }
+        _ => {}
+    }
     let place = Place::find(site.va, site.len, env, text)?;
     let old = Insn::decode(site.va, old).ok_or(Denied::Form)?;
     let new = Insn::decode(site.va, new).ok_or(Denied::Form)?;
@@ -39,14 +47,37 @@ pub fn check(site: &abi::Site, env: &Env<'_>, text: &impl Text) -> Result<(), De
 }
 
 /// The first `len` of `padded`, where the rest is zero.
-fn instruction(padded: &[u8; 8], len: u64) -> Result<&[u8], Denied> {
-    let len = match usize::try_from(len) {
-        Ok(len) if len > 0 && len <= abi::HEKI_MAX_INSN as usize => len,
-        _ => return Err(Denied::Form),
-    };
+fn instruction(padded: &[u8; 16], len: u64) -> Result<&[u8], Denied> {
+    let longest = u64::from(abi::HEKI_MAX_INSN);
+    let fits = (1..=longest).contains(&len) || len == u64::from(abi::HEKI_SLOT_BYTES);
+    let len = usize::try_from(len).ok().filter(|_| fits);
+    let len = len.ok_or(Denied::Form)?;
     match padded.split_at_checked(len) {
         Some((bytes, rest)) if rest.iter().all(|&byte| byte == 0) => Ok(bytes),
         _ => Err(Denied::Form),
+    }
+}
+
+/// Checks a change of one byte at `va`: to INT3, back from it, or to what it is. A kernel asks with
+/// the last before it prepares a breakpoint.
+fn check_breakpoint(va: u64, old: u8, new: u8, env: &Env<'_>) -> Result<(), Denied> {
+    let probe = probes::lookup(env.probes, va).ok_or(Denied::Unlisted)?;
+    if probe.admits(old) && probe.admits(new) {
+        Ok(())
+    } else {
+        Err(Denied::Form)
+    }
+}
+
+/// Checks a change of a whole slot, whatever was in it, to `new`.
+fn check_slot(va: u64, new: &[u8], env: &Env<'_>, text: &impl Text) -> Result<(), Denied> {
+    let is_pool = text.kind(va) == Some(abi::HEKI_KIND_POOL);
+    let slot = new.first_chunk().filter(|_| is_pool && probes::is_slot(va));
+    let slot = slot.ok_or(Denied::Unlisted)?;
+    if env.probes.iter().any(|probe| probe.is_copy(va, slot)) {
+        Ok(())
+    } else {
+        Err(Denied::Content)
     }
 }
 

@@ -15,7 +15,8 @@ use super::{
     Text, //
 };
 
-const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
+/// How a function begins that may be called by its address.
+pub const ENDBR64: [u8; 4] = [0xf3, 0x0f, 0x1e, 0xfa];
 /// SUB of an immediate from EAX.
 const SUB_EAX: u8 = 0x2d;
 /// MOV of an immediate to EAX.

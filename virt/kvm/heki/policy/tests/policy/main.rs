@@ -12,6 +12,7 @@ mod map;
 mod model;
 mod patch;
 mod pin;
+mod probes;
 mod profile;
 mod refusal;
 mod request;

@@ -28,8 +28,8 @@ fn extent(va: u64, len: u64) -> Site {
     Site {
         va,
         len,
-        old: [0x90; 8],
-        new: [0xc3; 8],
+        old: [0x90; 16],
+        new: [0xc3; 16],
     }
 }
 
@@ -112,15 +112,15 @@ fn sites_that_share_a_byte_or_do_not_ascend() {
 #[test]
 fn instructions_are_as_long_as_their_site() {
     let site = Site {
-        old: [1, 2, 3, 4, 5, 6, 7, 8],
-        new: [9, 10, 11, 12, 13, 14, 15, 16],
+        old: std::array::from_fn(|at| at as u8),
+        new: std::array::from_fn(|at| at as u8 + 16),
         ..extent(100, 5)
     };
-    for len in [9, 255, 1 << 32, u64::MAX] {
+    for len in [17, 255, 1 << 32, u64::MAX] {
         let empty: (&[u8], &[u8]) = (&[], &[]);
         assert_eq!(patch::instructions(&Site { len, ..site }), empty, "{len}");
     }
-    for len in 0..=8 {
+    for len in 0..=16 {
         let (old, new) = (&site.old[..len], &site.new[..len]);
         let len = len as u64;
         assert_eq!(patch::instructions(&Site { len, ..site }), (old, new));
@@ -142,7 +142,7 @@ proptest! {
 
     #[test]
     fn any_sites(
-        raw in proptest::collection::vec((any_va(), 0..8u64, any_insn(), any_insn()), 0..4),
+        raw in proptest::collection::vec((any_va(), 0..17u64, any_insn(), any_insn()), 0..4),
         sorted in prop::bool::weighted(0.8),
         spoil in proptest::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>())),
     ) {
@@ -214,17 +214,17 @@ fn any_va() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// Eight bytes that are often an instruction.
-fn any_insn() -> impl Strategy<Value = [u8; 8]> {
+/// Bytes that are often an instruction.
+fn any_insn() -> impl Strategy<Value = [u8; 16]> {
     let known = prop_oneof![
         Just(NOP5.to_vec()),
         Just(vec![0x66, 0x90]),
         Just(call(CALL, SECOND)),
         any::<[u8; 6]>().prop_map(Vec::from),
-        any::<[u8; 8]>().prop_map(Vec::from),
+        any::<[u8; 16]>().prop_map(Vec::from),
     ];
     known.prop_map(|bytes| {
-        let mut padded = [0; 8];
+        let mut padded = [0; 16];
         padded[..bytes.len()].copy_from_slice(&bytes);
         padded
     })

@@ -13,9 +13,10 @@ use crate::toy::{profile, BASE, TEXT, TEXT_LEN};
 const FUNCTIONS: [u32; 3] = [0, 0x100, 0x7fff];
 const CALLS: [u32; 2] = [4, 0x7ffb];
 const FROZEN: [u32; 2] = [0x60_0000, 0x60_0010];
+const PROBES: [u32; 3] = [0, 0x108, 0x7fff];
 
 fn good() -> Vec<u8> {
-    profile(&FUNCTIONS, &CALLS, &FROZEN)
+    profile(&FUNCTIONS, &CALLS, &FROZEN, &PROBES)
 }
 
 fn refusal(bytes: &[u8]) -> Option<Refusal> {
@@ -27,7 +28,7 @@ fn spoilt(spoil: impl FnOnce(&mut heki_abi::Profile)) -> Option<Refusal> {
     let mut bytes = good();
     let (mut header, _) = heki_abi::Profile::read_from_prefix(&bytes).unwrap();
     spoil(&mut header);
-    bytes[..72].copy_from_slice(header.as_bytes());
+    bytes[..80].copy_from_slice(header.as_bytes());
     refusal(&bytes)
 }
 
@@ -42,6 +43,9 @@ fn a_header_that_contradicts_itself() {
     assert_eq!(spoilt(|p| p.nr_functions = 262_145), Some(TooBig));
     assert_eq!(spoilt(|p| p.nr_calls = u32::MAX), Some(TooBig));
     assert_eq!(spoilt(|p| p.nr_frozen = 262_145), Some(TooBig));
+    assert_eq!(spoilt(|p| p.nr_probes -= 1), Some(BadLength));
+    assert_eq!(spoilt(|p| p.nr_probes = 1025), Some(TooBig));
+    assert_eq!(spoilt(|p| p.reserved = 1), Some(BadProfile));
     assert_eq!(spoilt(|p| p.base = 0), Some(BadProfile));
     assert_eq!(spoilt(|p| p.base = !0xfff), Some(BadProfile));
     assert_eq!(
@@ -77,14 +81,18 @@ fn entries_out_of_place_or_order() {
         (&[], &[], &[7, 6]),
         (&[], &[], &[u32::MAX]),
     ] {
-        let bytes = profile(functions, calls, frozen);
+        let bytes = profile(functions, calls, frozen, &[]);
         assert_eq!(
             refusal(&bytes),
             Some(BadProfile),
             "{functions:x?} {calls:x?} {frozen:x?}"
         );
     }
-    assert_eq!(refusal(&profile(&[], &[], &[])), None);
+    for probes in [&[0x8000][..], &[5, 5], &[5, 4], &[u32::MAX]] {
+        let bytes = profile(&[], &[], &[], probes);
+        assert_eq!(refusal(&bytes), Some(BadProfile), "{probes:x?}");
+    }
+    assert_eq!(refusal(&profile(&[], &[], &[], &[])), None);
 }
 
 #[test]
@@ -157,16 +165,18 @@ proptest! {
         functions in proptest::collection::btree_set(0..0x8010u32, 0..40),
         calls in proptest::collection::vec(0..0x8000u32, 0..3),
         frozen in proptest::collection::btree_set(any::<u32>(), 0..3),
+        probes in proptest::collection::btree_set(0..0x8010u32, 0..5),
     ) {
         let functions: Vec<u32> = functions.into_iter().collect();
         let frozen: Vec<u32> = frozen.into_iter().collect();
-        let _ = changes::profile(&profile(&functions, &calls, &frozen));
+        let probes: Vec<u32> = probes.into_iter().collect();
+        let _ = changes::profile(&profile(&functions, &calls, &frozen, &probes));
     }
 
     #[test]
-    fn a_flipped_bit(byte in 0..100usize, bit in 0..8u32) {
+    fn a_flipped_bit(byte in 0..120usize, bit in 0..8u32) {
         let mut bytes = good();
-        prop_assert_eq!(bytes.len(), 100);
+        prop_assert_eq!(bytes.len(), 120);
         bytes[byte] ^= 1 << bit;
         let _ = changes::profile(&bytes);
     }

@@ -13,7 +13,7 @@ use crate::toy::*;
 /// A change of `old` to `new` at `va`.
 pub(crate) fn change(va: u64, old: &[u8], new: &[u8]) -> Site {
     let padded = |bytes: &[u8]| {
-        let mut padded = [0; 8];
+        let mut padded = [0; 16];
         padded[..bytes.len()].copy_from_slice(bytes);
         padded
     };
@@ -46,7 +46,7 @@ fn a_site_of_odd_form() {
         let site = Site { len, ..good };
         assert_eq!(check(&Toy::new(), &site), Err(Form), "{len}");
     }
-    for at in 5..8 {
+    for at in 5..16 {
         let (mut old, mut new) = (good.old, good.new);
         old[at] = 1;
         new[at] = 0xcc;
@@ -272,7 +272,7 @@ fn a_trampoline_that_the_seal_did_not_list() {
 #[test]
 fn a_frozen_trampoline_stays() {
     let mut toy = Toy::new();
-    toy.profile = profile(&functions(), &[], &[(TRAMP - TEXT) as u32]);
+    toy.profile = profile(&functions(), &[], &[(TRAMP - TEXT) as u32], &[]);
     let site = toy.with_env(|env| sites::trampoline(TRAMP, env, &toy));
     toy.sites.retain(|site| site.va != TRAMP);
     toy.sites.extend(site);

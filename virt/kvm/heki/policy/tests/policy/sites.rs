@@ -287,7 +287,7 @@ fn trampolines_outside_of_text_are_dropped() {
 fn a_trampoline_is_frozen_by_its_own_address() {
     let frozen = |va: u64| {
         let mut toy = Toy::new();
-        toy.profile = profile(&functions(), &[], &[(va - TEXT) as u32]);
+        toy.profile = profile(&functions(), &[], &[(va - TEXT) as u32], &[]);
         trampoline(&toy, TRAMP).unwrap()
     };
     let expected = Site {

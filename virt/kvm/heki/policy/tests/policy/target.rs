@@ -28,7 +28,7 @@ fn all_that_is_known_must_hold() {
         "another number of arguments"
     );
     let mut toy = Toy::new();
-    toy.profile = profile(&[], &[], &[]);
+    toy.profile = profile(&[], &[], &[], &[]);
     assert!(!is_callee(&toy, SECOND, FIRST), "no symbol");
 }
 
