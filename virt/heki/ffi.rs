@@ -114,7 +114,7 @@ extern "C" {
     fn heki_shim_stop_efi() -> bool;
     fn heki_shim_is_trap_page(addr: u64) -> bool;
     fn heki_shim_tables(areas: *mut abi::Area, max: usize) -> usize;
-    fn heki_shim_untrace_modules();
+    fn heki_shim_untrace_self();
     fn heki_shim_install_hooks();
     fn heki_shim_remove_hooks();
     fn heki_shim_refused(addr: u64, nr: usize, why: *const c_char);
@@ -488,10 +488,10 @@ pub(crate) fn probed() -> bool {
     unsafe { heki_text_probed() }
 }
 
-/// Takes the functions of all modules from those that can be traced. May sleep.
-pub(crate) fn untrace_modules() {
-    // SAFETY: Called from the context of a system call, without locks, when modules neither come nor go.
-    unsafe { heki_shim_untrace_modules() }
+/// Takes the functions of this module from those that can be traced. May sleep.
+pub(crate) fn untrace_self() {
+    // SAFETY: Called from the context of a system call, without locks.
+    unsafe { heki_shim_untrace_self() }
 }
 
 /// Has the kernel call the doors above. May sleep.

@@ -150,9 +150,8 @@ impl Blocked {
         }
         if !ftrace {
             ffi::stop_ftrace();
-        } else if !frozen {
-            // Only now does no module come or go.
-            ffi::untrace_modules();
+        } else {
+            ffi::untrace_self();
         }
         if ffi::probed() {
             pr_warn!(

@@ -331,6 +331,16 @@ static void add_table(struct heki_area *area, u32 kind, const void *table, size_
 	};
 }
 
+static void add_ftrace_sites(struct heki_area *area, const struct module *mod)
+{
+#ifdef CONFIG_DYNAMIC_FTRACE
+	add_table(area, HEKI_AREA_MCOUNT, mod->ftrace_callsites,
+		  mod->num_ftrace_callsites * sizeof(*mod->ftrace_callsites));
+#else
+	add_table(area, HEKI_AREA_MCOUNT, NULL, 0);
+#endif
+}
+
 /*
  * The areas of the kernel, and the tables of all modules that are loaded. Those
  * of this one are not read-only before its init is over, so they must be empty.
@@ -338,7 +348,7 @@ static void add_table(struct heki_area *area, u32 kind, const void *table, size_
  */
 size_t heki_shim_tables(struct heki_area *areas, size_t max)
 {
-	struct heki_area last[2];
+	struct heki_area last[3];
 	struct module *mod;
 	size_t nr;
 
@@ -354,6 +364,7 @@ size_t heki_shim_tables(struct heki_area *areas, size_t max)
 			  mod->num_jump_entries * sizeof(*mod->jump_entries));
 		add_table(&last[1], HEKI_AREA_STATIC_CALL_SITES, mod->static_call_sites,
 			  mod->num_static_call_sites * sizeof(*mod->static_call_sites));
+		add_ftrace_sites(&last[2], mod);
 		for (int i = 0; i < ARRAY_SIZE(last); i++)
 			if (nr++ < max)
 				areas[nr - 1] = last[i];
@@ -362,17 +373,12 @@ size_t heki_shim_tables(struct heki_area *areas, size_t max)
 }
 
 /*
- * The host knows the functions of the kernel alone; ftrace would stumble over
- * those of modules. No module comes or goes any more.
+ * The host has the tables of other modules, not of this one, and ftrace would
+ * stumble over its functions.
  */
-void heki_shim_untrace_modules(void)
+void heki_shim_untrace_self(void)
 {
-	struct module *mod;
-
 	heki_text_untrace(THIS_MODULE);
-	list_for_each_entry(mod, &THIS_MODULE->list, list)
-		if (is_module(mod))
-			heki_text_untrace(mod);
 }
 
 /* Calls of the hooks under way. */

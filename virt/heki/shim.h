@@ -77,7 +77,7 @@ void heki_shim_unblock_cpus(void);
 bool heki_shim_stop_efi(void);
 bool heki_shim_is_trap_page(u64 addr);
 size_t heki_shim_tables(struct heki_area *areas, size_t max);
-void heki_shim_untrace_modules(void);
+void heki_shim_untrace_self(void);
 void heki_shim_install_hooks(void);
 void heki_shim_remove_hooks(void);
 void heki_shim_refused(u64 addr, size_t nr, const char *why);

@@ -39,7 +39,7 @@ pub(crate) fn find(spans: &[Span]) -> Result<KVec<abi::Area>> {
 fn is_table(area: &abi::Area) -> bool {
     matches!(
         area.kind,
-        abi::HEKI_AREA_JUMP_TABLE | abi::HEKI_AREA_STATIC_CALL_SITES
+        abi::HEKI_AREA_JUMP_TABLE | abi::HEKI_AREA_STATIC_CALL_SITES | abi::HEKI_AREA_MCOUNT
     )
 }
 

@@ -187,7 +187,8 @@ struct heki_pin {
 #define HEKI_AREA_ENDBR			18	/* functions begin with ENDBR64 */
 #define HEKI_AREA_IMAGE			19	/* the kernel's image, in one piece of memory */
 #define HEKI_AREA_FTRACE_LIST		20	/* the tracer that calls all others */
-#define HEKI_AREA_COUNT			21
+#define HEKI_AREA_MCOUNT		21	/* addresses of a module's ftrace sites, in sealed memory */
+#define HEKI_AREA_COUNT			22
 
 /**
  * struct heki_area - what the host must know of sealed text to judge a change of it

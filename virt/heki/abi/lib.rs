@@ -174,8 +174,10 @@ pub const HEKI_AREA_ENDBR: u32 = 18;
 pub const HEKI_AREA_IMAGE: u32 = 19;
 /// Area: the tracer that calls all others.
 pub const HEKI_AREA_FTRACE_LIST: u32 = 20;
+/// Area: addresses of a module's ftrace sites, in sealed memory.
+pub const HEKI_AREA_MCOUNT: u32 = 21;
 /// Number of kinds of areas; the first value that is none.
-pub const HEKI_AREA_COUNT: u32 = 21;
+pub const HEKI_AREA_COUNT: u32 = 22;
 
 /// Longest instruction that PATCH changes, in bytes.
 pub const HEKI_MAX_INSN: u32 = 6;

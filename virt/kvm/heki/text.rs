@@ -70,7 +70,7 @@ pub(crate) fn set_profile(vm: &Vm, lock: &mut SlotsLock<'_>, data: &[u8]) -> Res
 pub(crate) struct Facts {
     /// Addresses that the rules know by name.
     areas: Areas,
-    /// Jump labels and static calls, sorted.
+    /// Jump labels, static calls and ftrace sites of modules, sorted.
     sites: KVVec<Site>,
     /// Where the VMM allows breakpoints, sorted, with what stands there.
     probes: KVVec<Probe>,
@@ -91,7 +91,7 @@ impl Facts {
         }
     }
 
-    /// The number of jump labels and static calls.
+    /// The number of jump labels, static calls and ftrace sites of modules.
     pub(crate) fn nr_sites(&self) -> usize {
         self.sites.len()
     }
@@ -175,6 +175,9 @@ pub(crate) fn gather(
                 let site = sites::static_call(entry, va, &env, &sealed)
                     .map(|(site, key)| site.with_exemplar(callee(key, &areas, &sealed)));
                 add(&mut sites, site)
+            })?,
+            abi::HEKI_AREA_MCOUNT => each_entry(&area, &sealed, |entry, _| {
+                add(&mut sites, sites::ftrace_call(entry, &env, &sealed))
             })?,
             abi::HEKI_AREA_STATIC_CALL_TEXT => {
                 let end = area.va.saturating_add(area.len);
@@ -288,7 +291,7 @@ fn each_trampoline(
         }
         for offset in sites::trampolines_in(chunk) {
             let va = start.saturating_add(offset as u64);
-            add(sites, sites::trampoline(va, env, sealed))?;
+            add(sites, sites::call_trampoline(va, env, sealed))?;
         }
     }
     Ok(())

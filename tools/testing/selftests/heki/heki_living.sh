@@ -151,6 +151,32 @@ test_trampolines() {
 	check "nothing is traced" [ -z "$(cat $tracing/enabled_functions)" ]
 }
 
+calls_leave_traces() {
+	start_trace
+	cat $living/call >/dev/null
+	stop_trace $tracing
+	[ "$(traced run_call)" -gt 0 ]
+}
+
+calls_leave_none() { ! calls_leave_traces; }
+calls_hit_probe() { calls_leave_traces; [ "$(traced heki_probe)" -gt 0 ]; }
+
+# Reading "call" calls run_call().
+test_module_tracer() {
+	check "functions of a module can be traced" grep -q '^run_call \[heki_living\]$' $tracing/available_filter_functions
+	check "filter a function of a module" filter 'run_call:mod:heki_living'
+	check "function tracer, a function of a module" tracer function
+	check "it leaves traces" calls_leave_traces
+	check "function tracer off, a module" tracer nop
+	check "it leaves none" calls_leave_none
+	check "a probe where ftrace is, in a module" put 'p:heki_probe heki_living:run_call' $tracing/kprobe_events
+	check "the module's probe is on" put 1 $tracing/events/kprobes/heki_probe/enable
+	check "the module's probe leaves traces" calls_hit_probe
+	check "the module's probe is off" put 0 $tracing/events/kprobes/heki_probe/enable
+	put '' $tracing/kprobe_events
+	filter ""
+}
+
 # A limit on CPU time turns a static key on; with the last limit it stays so.
 test_cgroups() {
 	local group=/tmp/cgroup/heki
@@ -230,37 +256,8 @@ refused_probe() {
 	return 1
 }
 
-<<<<<<< HEAD
-# refused COMMAND...: with EPERM, and heki says a word about modules in the log.
-=======
-refused_foreign_probe() {
-	local error
-	error=$( (echo 1 >$living/foreign_probe) 2>&1) && return 1
-	case $error in
-	*"not permitted"*) return 0 ;;
-	*) return 1 ;;
-	esac
-}
-
->>>>>>> a9031ef (heki: Allow breakpoints where the VMM lists them)
-refused_module() {
-	local error
-	dmesg -c >/dev/null
-	error=$("$@" 2>&1) && return 1
-	log_has "refused: loading or unloading a module: ." || return 1
-	case $error in
-	*"not permitted"*) return 0 ;;
-	*) return 1 ;;
-	esac
-}
-
-compiler_off() { [ ! -e /proc/sys/net/core/bpf_jit_enable ] || [ "$(cat /proc/sys/net/core/bpf_jit_enable)" = 0 ]; }
-
-test_refused() {
-	check "a probe that needs a breakpoint is refused" refused_probe
-	check "and the log says why" log_has "refused: .*breakpoints.*--probes"
-	check "so is one of a module where none is traced" refused_foreign_probe
-	check "functions of modules cannot be traced" [ "$(grep -c '\[heki_living\]' $tracing/available_filter_functions)" = 0 ]
+	check "a module's probe off the list is refused" refused_foreign_probe
+	check "functions of heki_guest cannot be traced" [ "$(grep -c '\[heki_guest\]' $tracing/available_filter_functions)" = 0 ]
 	check "a module is refused, and the log says why" \
 		refused_module insmod "/lib/modules/$(uname -r)/kernel/virt/heki/attack/heki_living.ko"
 	check "so is the end of one" refused_module rmmod heki_living
@@ -286,6 +283,7 @@ if served ftrace; then
 	test_function_tracer
 	test_function_graph
 	test_trampolines
+	test_module_tracer
 else
 	skip "function tracer" "the host has no profile of this kernel"
 fi

@@ -49,7 +49,7 @@ pub trait Text {
 pub struct Env<'a> {
     /// The addresses that the guest gave.
     pub areas: &'a Areas,
-    /// Jump labels and static calls, as [`sites::finish`] left them.
+    /// Jump labels, static calls and ftrace sites of modules, as [`sites::finish`] left them.
     pub sites: &'a [Site],
     /// Where breakpoints are allowed, as [`probes::finish`] left them.
     pub probes: &'a [Probe],

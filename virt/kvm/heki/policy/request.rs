@@ -316,7 +316,7 @@ fn check_area(area: &abi::Area) -> Result<(), Refusal> {
 pub const fn entry_bytes(kind: u32) -> Option<u64> {
     match kind {
         abi::HEKI_AREA_JUMP_TABLE => Some(16),
-        abi::HEKI_AREA_STATIC_CALL_SITES => Some(8),
+        abi::HEKI_AREA_STATIC_CALL_SITES | abi::HEKI_AREA_MCOUNT => Some(8),
         _ => None,
     }
 }

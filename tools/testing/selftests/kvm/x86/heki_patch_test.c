@@ -21,6 +21,7 @@
 #define PLAIN		5
 #define READ_ONLY_KEYS	6
 #define POOL		8	/* two pages, all INT3 */
+#define MODULE		10
 #define FRESH		16	/* plain memory to grant */
 
 #define VA(page, offset)	(HEKI_PAGE(page) + (offset))
@@ -47,10 +48,13 @@
 
 #define LOAD_BYTES	7
 
+#define MODULE_SITE	0x40	/* of ftrace, in the module */
+
 #define KEY_FROZEN	0x40
 #define KEY_CALL	0x80
 #define HASH_DISTANCE	4
 #define BUILD_ID_AT	0x800	/* in the page of the tables */
+#define MCOUNT_AT	0x900	/* likewise, the module's ftrace sites */
 #define BUILD_ID	"0123456789abcdefghij"
 
 static const u8 nop2[] = { 0x66, 0x90 };
@@ -179,6 +183,10 @@ static void put_tables(struct heki_vm *h)
 	};
 	put64(h, key + KEY_CALL, VA(TEXT, HANDLER_A));
 	put(h, VA(TABLES, BUILD_ID_AT), BUILD_ID, strlen(BUILD_ID));
+	put64(h, VA(TABLES, MCOUNT_AT), VA(MODULE, MODULE_SITE));
+	/* Not in a module, and no NOP of ftrace. */
+	put64(h, VA(TABLES, MCOUNT_AT + 8), VA(TEXT, LABEL_INIT));
+	put64(h, VA(TABLES, MCOUNT_AT + 16), VA(MODULE, MODULE_SITE + 1));
 }
 
 /*
@@ -207,6 +215,7 @@ static void add_areas(struct heki_seal *req)
 	add_area(req, HEKI_AREA_CFI_HASH, HASH_DISTANCE, 0);
 	add_area(req, HEKI_AREA_FTRACE_CALLER, VA(TEXT, FTRACE_CALLER), 0x40);
 	add_area(req, HEKI_AREA_FTRACE_STUB, VA(TEXT, FTRACE_STUB), 0);
+	add_area(req, HEKI_AREA_MCOUNT, VA(TABLES, MCOUNT_AT), 24);
 }
 
 static struct heki_seal *begin_kernel_request(struct heki_vm *h)
@@ -216,10 +225,13 @@ static struct heki_seal *begin_kernel_request(struct heki_vm *h)
 	put_text(h);
 	put_tables(h);
 	memset(heki_hva(h, VA(POOL, 0)), 0xcc, 2 * PAGE_SIZE);
+	memset(heki_hva(h, VA(MODULE, 0)), 0x90, PAGE_SIZE);
+	put(h, VA(MODULE, MODULE_SITE), nop5, sizeof(nop5));
 	add_range_at(req, TEXT, 2, HEKI_EXEC, HEKI_KIND_TEXT);
 	add_range_at(req, TABLES, 1, 0, HEKI_KIND_RODATA);
 	add_range_at(req, OTHER, 1, 0, HEKI_KIND_RODATA);
 	add_range_at(req, POOL, 2, HEKI_EXEC, HEKI_KIND_POOL);
+	add_range_at(req, MODULE, 1, HEKI_EXEC, HEKI_KIND_MODULE_TEXT);
 	return req;
 }
 
@@ -554,6 +566,26 @@ HEKI_TEST(patch, ftrace_takes_a_profile)
 		return;
 	}
 	EXPECT_EQ(0, send_patch(h, &on, 1));
+	EXPECT_EQ(0, send_patch(h, &off, 1));
+}
+
+HEKI_TEST(patch, ftrace_sites_of_modules)
+{
+	struct heki_vm *h = &self->h;
+	u64 va = VA(MODULE, MODULE_SITE);
+	struct heki_site on = branch_site(h, 0xe8, va, VA(TEXT, FTRACE_CALLER));
+	struct heki_site bad = branch_site(h, 0xe8, va, VA(TEXT, HANDLER_A));
+	struct heki_site off = site_of(on.va, on.new, on.old, 5);
+	struct heki_site foreign = branch_site(h, 0xe8, VA(TEXT, LABEL_INIT), VA(TEXT, FTRACE_CALLER));
+
+	EXPECT_TRUE(is_denied(h, &bad));
+	EXPECT_TRUE(is_denied(h, &foreign));
+	if (!variant->profile) {
+		EXPECT_TRUE(is_denied(h, &on));
+		return;
+	}
+	EXPECT_EQ(0, send_patch(h, &on, 1));
+	EXPECT_TRUE(text_holds(h, &on, true));
 	EXPECT_EQ(0, send_patch(h, &off, 1));
 }
 

@@ -116,7 +116,7 @@ pub(crate) fn trampolines(bytes: &[u8], toy: &Toy) -> usize {
 
     let sites = listed.iter().filter_map(|&at| {
         let va = TRAMP + at as u64;
-        let site = toy.with_env(|env| sites::trampoline(va, env, &toy));
+        let site = toy.with_env(|env| sites::call_trampoline(va, env, &toy));
         assert_eq!(site, trampoline_of(va, &bytes[at..at + 5]));
         site
     });

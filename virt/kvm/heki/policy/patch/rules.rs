@@ -105,6 +105,7 @@ impl Place {
                 Rule::Frozen => Err(Denied::Frozen),
                 _ if u64::from(site.len) != len => Err(Denied::Form),
                 Rule::JumpLabel { target } => Ok(Self::JumpLabel(target)),
+                Rule::Ftrace => Ok(Self::Ftrace),
                 Rule::StaticCall {
                     tail: false,
                     exemplar,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The sites that Linux lists itself: jump labels and static calls.
+//! The sites that Linux lists itself: jump labels, static calls, and ftrace's in modules.
 //!
 //! Read once, at the seal, from tables in sealed memory and, for trampolines, from the text: an entry
 //! is taken if its instruction is in sealed text and has one of the forms that the kernel would write
@@ -8,7 +8,8 @@
 //! the list that [`rules`](super::rules) search.
 //! Neighbours: the host goes through the tables and reads the keys. Locks: none.
 //!
-//! Layouts are those of `include/linux/jump_label.h` and `include/linux/static_call_types.h`.
+//! Layouts are those of `include/linux/jump_label.h` and `include/linux/static_call_types.h`; a
+//! table of ftrace has addresses.
 
 use super::{
     super::{
@@ -18,6 +19,7 @@ use super::{
     insn::Insn,
     kind_of,
     read,
+    trampoline,
     Env,
     Text, //
 };
@@ -47,6 +49,8 @@ pub enum Rule {
         /// A function of the type that the callee must have, zero if none is known.
         exemplar: u64,
     },
+    /// A NOP, or a call of ftrace.
+    Ftrace,
 }
 
 /// An instruction that may change.
@@ -132,6 +136,28 @@ pub fn static_call(
     Some((site(addr, len, key, rule, env, text)?, key))
 }
 
+/// The site of ftrace at the address in these `bytes`, in the text of a module: those of the kernel are
+/// in the profile, without which ftrace is not served.
+///
+/// `None` where the code ran at init only, and where nothing or something else than ftrace's stands.
+pub fn ftrace_call(bytes: &[u8; 8], env: &Env<'_>, text: &impl Text) -> Option<Site> {
+    let va = u64::from_le_bytes(*bytes);
+    env.profile?;
+    if kind_of(text, va, 5)? != abi::HEKI_KIND_MODULE_TEXT {
+        return None;
+    }
+    let good = match Insn::decode(va, &read::<5>(text, va)?)? {
+        Insn::Nop => true,
+        Insn::Call(to) => trampoline::is_entry(to, env, text),
+        _ => false,
+    };
+    good.then_some(Site {
+        va,
+        len: 5,
+        rule: Rule::Ftrace,
+    })
+}
+
 /// Where a field at `va` points to that holds the distance from itself.
 fn relative(va: u64, distance: [u8; 4]) -> u64 {
     va.wrapping_add_signed(i32::from_le_bytes(distance).into())
@@ -204,7 +230,7 @@ pub fn trampolines_in(chunk: &[u8]) -> impl Iterator<Item = usize> + '_ {
 /// The site of the trampoline at `va`, `None` if it jumps or returns nowhere.
 ///
 /// No table says whose it is: where it jumps to at the seal tells its type.
-pub fn trampoline(va: u64, env: &Env<'_>, text: &impl Text) -> Option<Site> {
+pub fn call_trampoline(va: u64, env: &Env<'_>, text: &impl Text) -> Option<Site> {
     let (len @ 5, insn) = static_call_at(va, true, text)? else {
         return None;
     };

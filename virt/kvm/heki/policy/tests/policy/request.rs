@@ -180,7 +180,10 @@ fn areas_alone_are_no_request() {
 fn all_areas_but_tables_come_once() {
     for kind in 0..HEKI_AREA_COUNT {
         let twice = vec![area(kind, 0x1000, 16), area(kind, 0x2000, 16)];
-        let table = matches!(kind, HEKI_AREA_JUMP_TABLE | HEKI_AREA_STATIC_CALL_SITES);
+        let table = matches!(
+            kind,
+            HEKI_AREA_JUMP_TABLE | HEKI_AREA_STATIC_CALL_SITES | HEKI_AREA_MCOUNT
+        );
         let expected = (!table).then_some(BadArea);
         assert_eq!(good().with_areas(twice).refusal(&ABLE), expected, "{kind}");
     }
@@ -191,7 +194,8 @@ fn as_many_sites_as_a_vm_may_have() {
     let split = |extra: u64| {
         good().with_areas(vec![
             area(HEKI_AREA_JUMP_TABLE, 0x1000, 16 * 100_000),
-            area(HEKI_AREA_STATIC_CALL_SITES, 0x1000, 8 * (31_072 + extra)),
+            area(HEKI_AREA_STATIC_CALL_SITES, 0x1000, 8 * 31_000),
+            area(HEKI_AREA_MCOUNT, 0x1000, 8 * (72 + extra)),
         ])
     };
     assert_eq!(split(0).refusal(&ABLE), None);

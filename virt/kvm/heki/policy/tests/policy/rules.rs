@@ -244,7 +244,7 @@ fn forms_of_callees_that_the_guest_does_not_have() {
 fn sealed_trampoline(va: u64, insn: &[u8]) -> Toy {
     let mut toy = Toy::new();
     toy.poke(va, insn);
-    let site = toy.with_env(|env| sites::trampoline(va, env, &toy));
+    let site = toy.with_env(|env| sites::call_trampoline(va, env, &toy));
     toy.sites.retain(|site| site.va != va);
     toy.sites.extend(site);
     let left = sites::finish(&mut toy.sites);
@@ -273,7 +273,7 @@ fn a_trampoline_that_the_seal_did_not_list() {
 fn a_frozen_trampoline_stays() {
     let mut toy = Toy::new();
     toy.profile = profile(&functions(), &[], &[(TRAMP - TEXT) as u32], &[]);
-    let site = toy.with_env(|env| sites::trampoline(TRAMP, env, &toy));
+    let site = toy.with_env(|env| sites::call_trampoline(TRAMP, env, &toy));
     toy.sites.retain(|site| site.va != TRAMP);
     toy.sites.extend(site);
     toy.sites.sort_by_key(|site| site.va);
@@ -290,6 +290,38 @@ fn ftrace_without_a_profile() {
     let site = change(FTRACE, &NOP5, &call(FTRACE, CALLER));
     assert_eq!(check(&Toy::new(), &site), Ok(()));
     assert_eq!(check(&Toy::new().without_profile(), &site), Err(Unlisted));
+}
+
+#[test]
+fn ftrace_in_a_module() {
+    let va = MODULE_FIRST + 4;
+    let toy = Toy::new();
+    let on = change(va, &NOP5, &call(va, CALLER));
+    assert_eq!(check(&toy, &on), Err(Unlisted));
+    let mut toy = toy;
+    toy.sites.push(sites::Site {
+        va,
+        len: 5,
+        rule: sites::Rule::Ftrace,
+    });
+    toy.sites.sort_by_key(|site| site.va);
+    assert_eq!(check(&toy, &on), Ok(()));
+    let moved = change(va, &call(va, CALLER), &call(va, COPY));
+    assert_eq!(check(&toy, &moved), Ok(()));
+    assert_eq!(check(&toy, &change(va, &call(va, COPY), &NOP5)), Ok(()));
+    for to in [FIRST, TRACER, POOL, CALLER + 1, MODULE_OTHER, 0] {
+        let site = change(va, &NOP5, &call(va, to));
+        assert_eq!(check(&toy, &site), Err(Target), "{to:x}");
+    }
+    for form in [
+        jump(va, CALLER),
+        RET5.to_vec(),
+        XOR5.to_vec(),
+        MOV5.to_vec(),
+    ] {
+        assert_eq!(check(&toy, &change(va, &NOP5, &form)), Err(Form));
+    }
+    assert_eq!(check(&toy, &change(va, &NOP2, &NOP2)), Err(Form));
 }
 
 #[test]

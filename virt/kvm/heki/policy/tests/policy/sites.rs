@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Tables of jump labels and static calls: what is dropped, what is taken, in what order it ends.
+//! Tables of jump labels, static calls and ftrace sites: what is dropped, what is taken, in what order it ends.
 
 use heki_abi::{HEKI_AREA_RETURN_THUNK, HEKI_AREA_RO_AFTER_INIT, HEKI_AREA_STATIC_RETURN};
 use heki_policy::patch::sites::{self, Rule, Site};
 use proptest::prelude::*;
 
 use crate::toy::{
-    branch, call, functions, jump, jump_short, profile, Toy, CALL, COND, COPY, EMPTY, FIRST,
-    LABEL2, LABEL5, LABEL_TARGET, MODULE, MODULE_TRAMP, MOV5, NOP5, POOL, RET5, RETURN0, RODATA,
-    SECOND, STATIC_RETURN, TAIL, TEXT, TEXT_LEN, THUNK, TRAMP, TRAMP_UD, UD5, XOR5,
+    branch, call, functions, jump, jump_short, profile, Toy, CALL, CALLER, COND, COPY, EMPTY,
+    FIRST, FTRACE, LABEL2, LABEL5, LABEL_TARGET, MODULE, MODULE_FIRST, MODULE_TRAMP, MOV5, NOP5,
+    POOL, RET5, RETURN0, RODATA, SECOND, STATIC_RETURN, TAIL, TEXT, TEXT_LEN, THUNK, TRAMP,
+    TRAMP_UD, UD5, XOR5,
 };
 
 /// Where the entries lie, a key that may change, one that is frozen and one that is read-only.
@@ -36,6 +37,57 @@ fn static_call(toy: &Toy, addr: u64, key: u64) -> Option<(Site, u64)> {
     bytes[..4].copy_from_slice(&distance(ENTRY, addr));
     bytes[4..].copy_from_slice(&distance(ENTRY + 4, key));
     toy.with_env(|env| sites::static_call(&bytes, ENTRY, env, toy))
+}
+
+fn ftrace_call(toy: &Toy, va: u64) -> Option<Site> {
+    toy.with_env(|env| sites::ftrace_call(&va.to_le_bytes(), env, toy))
+}
+
+#[test]
+fn ftrace_sites_that_no_module_has() {
+    let toy = with(MODULE_FIRST + 4, &NOP5);
+    for va in [
+        MODULE_FIRST,
+        MODULE_FIRST + 3,
+        MODULE_FIRST + 5,
+        MODULE + 0x1000 - 4,
+        MODULE_TRAMP,
+        // In the kernel's text, of which the profile has the list.
+        FTRACE,
+        EMPTY,
+        RODATA,
+        COPY,
+        POOL,
+        0,
+        u64::MAX,
+    ] {
+        assert_eq!(ftrace_call(&toy, va), None, "{va:x}");
+    }
+    let toy = toy.without_profile();
+    assert_eq!(ftrace_call(&toy, MODULE_FIRST + 4), None);
+    for bytes in [
+        call(MODULE_FIRST + 4, FIRST),
+        call(MODULE_FIRST + 4, CALLER + 1),
+        jump(MODULE_FIRST + 4, CALLER),
+        XOR5.to_vec(),
+        RET5.to_vec(),
+    ] {
+        let toy = with(MODULE_FIRST + 4, &bytes);
+        assert_eq!(ftrace_call(&toy, MODULE_FIRST + 4), None, "{bytes:x?}");
+    }
+}
+
+#[test]
+fn ftrace_sites_of_modules_are_taken() {
+    let va = MODULE_FIRST + 4;
+    let site = Site {
+        va,
+        len: 5,
+        rule: Rule::Ftrace,
+    };
+    for bytes in [NOP5.to_vec(), call(va, CALLER), call(va, COPY)] {
+        assert_eq!(ftrace_call(&with(va, &bytes), va), Some(site));
+    }
 }
 
 /// A toy with `bytes` at `va`.
@@ -249,7 +301,7 @@ fn trampolines_one_after_the_other() {
 }
 
 fn trampoline(toy: &Toy, va: u64) -> Option<Site> {
-    toy.with_env(|env| sites::trampoline(va, env, toy))
+    toy.with_env(|env| sites::call_trampoline(va, env, toy))
 }
 
 #[test]
@@ -420,7 +472,7 @@ proptest! {
         toy.with_env(|env| {
             let _ = sites::jump_entry(&bytes, va, env, &toy);
             let _ = sites::static_call(&call, va, env, &toy);
-            let _ = sites::trampoline(va, env, &toy);
+            let _ = sites::call_trampoline(va, env, &toy);
         });
     }
 }
