@@ -25,6 +25,7 @@
 
 #include <asm/bug.h>
 #include <asm/cfi.h>
+#include <asm/cpufeature.h>
 #include <asm/ibt.h>
 #include <asm/insn.h>
 #include <asm/nospec-branch.h>
@@ -160,6 +161,31 @@ static void add_targets(struct heki_area **next)
 		add_point(next, HEKI_AREA_ENDBR, NULL);
 }
 
+#ifdef CONFIG_MITIGATION_CALL_DEPTH_TRACKING
+extern u8 skl_call_thunk_template[], skl_call_thunk_tail[];
+
+/* Bytes of the pads in front of functions, zero if there are none. */
+static size_t pad_len(void)
+{
+	if (!cpu_feature_enabled(X86_FEATURE_CALL_DEPTH))
+		return 0;
+	return skl_call_thunk_tail - skl_call_thunk_template;
+}
+
+static void add_pads(struct heki_area **next)
+{
+	if (pad_len())
+		add(next, HEKI_AREA_CALL_DEPTH, skl_call_thunk_template, skl_call_thunk_tail);
+}
+#else
+static size_t pad_len(void)
+{
+	return 0;
+}
+
+static void add_pads(struct heki_area **next) { }
+#endif
+
 unsigned int heki_text_areas(struct heki_area *areas)
 {
 	struct heki_area *next = areas;
@@ -170,6 +196,7 @@ unsigned int heki_text_areas(struct heki_area *areas)
 	add_static_calls(&next);
 	add_ftrace(&next);
 	add_targets(&next);
+	add_pads(&next);
 	return next - areas;
 }
 EXPORT_SYMBOL_FOR_MODULES(heki_text_areas, "heki_guest");
@@ -193,7 +220,7 @@ bool heki_text_poke(struct heki_site *site, const void *addr, const void *new,
 
 	static_assert(sizeof(slot) == MAX_INSN_SIZE && sizeof(slot) <= sizeof(site->new));
 	if (!is_kprobe_insn_slot((unsigned long)addr)) {
-		if (!len || len > HEKI_MAX_INSN)
+		if (!len || (len > HEKI_MAX_INSN && len != pad_len()) || len > sizeof(site->new))
 			return false;
 		heki_text_site(site, addr, new, len);
 		return true;

@@ -49,7 +49,7 @@ void heki_text_site(struct heki_site *site, const void *addr, const void *new,
  * @len:	how many bytes
  *
  * That of a slot of kprobes is all of the slot, with INT3 behind the copy. Returns
- * false if it is neither that nor one instruction.
+ * false if it is neither that nor one instruction nor the pad of a function.
  */
 bool heki_text_poke(struct heki_site *site, const void *addr, const void *new,
 		    size_t len);

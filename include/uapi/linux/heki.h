@@ -188,7 +188,8 @@ struct heki_pin {
 #define HEKI_AREA_IMAGE			19	/* the kernel's image, in one piece of memory */
 #define HEKI_AREA_FTRACE_LIST		20	/* the tracer that calls all others */
 #define HEKI_AREA_MCOUNT		21	/* addresses of a module's ftrace sites, in sealed memory */
-#define HEKI_AREA_COUNT			22
+#define HEKI_AREA_CALL_DEPTH		22	/* what pads that track the depth of calls hold */
+#define HEKI_AREA_COUNT			23
 
 /**
  * struct heki_area - what the host must know of sealed text to judge a change of it
@@ -229,7 +230,8 @@ struct heki_patch {
 /**
  * struct heki_site - one instruction to replace by another of the same length
  * @va:		its address, in a range that was sealed with HEKI_EXEC
- * @len:	its length in bytes; 1 for a breakpoint, HEKI_SLOT_BYTES for a slot
+ * @len:	its length in bytes; 1 for a breakpoint, HEKI_SLOT_BYTES for a slot,
+ *		that of HEKI_AREA_CALL_DEPTH for a pad
  * @old:	what must stand there, zero after @len
  * @new:	what shall stand there, zero after @len
  */

@@ -176,8 +176,10 @@ pub const HEKI_AREA_IMAGE: u32 = 19;
 pub const HEKI_AREA_FTRACE_LIST: u32 = 20;
 /// Area: addresses of a module's ftrace sites, in sealed memory.
 pub const HEKI_AREA_MCOUNT: u32 = 21;
+/// Area: what pads that track the depth of calls hold.
+pub const HEKI_AREA_CALL_DEPTH: u32 = 22;
 /// Number of kinds of areas; the first value that is none.
-pub const HEKI_AREA_COUNT: u32 = 22;
+pub const HEKI_AREA_COUNT: u32 = 23;
 
 /// Longest instruction that PATCH changes, in bytes.
 pub const HEKI_MAX_INSN: u32 = 6;
@@ -321,7 +323,8 @@ pub struct Patch {
 pub struct Site {
     /// Its address, in a range that was sealed with [`HEKI_EXEC`].
     pub va: u64,
-    /// Its length in bytes: 1 for a breakpoint, [`HEKI_SLOT_BYTES`] for a slot.
+    /// Its length in bytes: 1 for a breakpoint, [`HEKI_SLOT_BYTES`] for a slot, that of
+    /// [`HEKI_AREA_CALL_DEPTH`] for a pad.
     pub len: u64,
     /// What must stand there, zero after its length.
     pub old: [u8; 16],

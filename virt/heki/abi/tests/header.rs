@@ -213,6 +213,7 @@ fn constants_have_the_values_of_the_header() {
         HEKI_AREA_IMAGE,
         HEKI_AREA_FTRACE_LIST,
         HEKI_AREA_MCOUNT,
+        HEKI_AREA_CALL_DEPTH,
         HEKI_AREA_COUNT,
         HEKI_MAX_INSN,
         HEKI_SLOT_BYTES,

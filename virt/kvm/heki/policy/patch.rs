@@ -28,6 +28,7 @@ use sites::Site;
 pub mod areas;
 pub mod insn;
 pub mod length;
+pub mod pads;
 pub mod probes;
 pub mod profile;
 pub mod rules;

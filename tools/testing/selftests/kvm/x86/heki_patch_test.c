@@ -55,6 +55,8 @@
 #define HASH_DISTANCE	4
 #define BUILD_ID_AT	0x800	/* in the page of the tables */
 #define MCOUNT_AT	0x900	/* likewise, the module's ftrace sites */
+#define PAD_AT		0xa00	/* likewise, what pads hold */
+#define PAD_BYTES	9
 #define BUILD_ID	"0123456789abcdefghij"
 
 static const u8 nop2[] = { 0x66, 0x90 };
@@ -138,6 +140,23 @@ static void put_load(struct heki_vm *h, u64 va)
 	put(h, va, insn, sizeof(insn));
 }
 
+/* SAR of five bits in the keys, by GS, as it must be at @va. */
+static void pad(u8 *insn, u64 va)
+{
+	s32 distance = VA(KEYS, 0x100) - (va + 8);
+
+	memcpy(insn, (u8[]){ 0x65, 0x48, 0xc1, 0x3d, 0, 0, 0, 0, 5 }, PAD_BYTES);
+	memcpy(insn + 4, &distance, sizeof(distance));
+}
+
+static void put_pad(struct heki_vm *h, u64 va)
+{
+	u8 insn[PAD_BYTES];
+
+	pad(insn, va);
+	put(h, va, insn, sizeof(insn));
+}
+
 static void put_text(struct heki_vm *h)
 {
 	memset(heki_hva(h, VA(TEXT, 0)), 0x90, TEXT_BYTES);
@@ -187,6 +206,7 @@ static void put_tables(struct heki_vm *h)
 	/* Not in a module, and no NOP of ftrace. */
 	put64(h, VA(TABLES, MCOUNT_AT + 8), VA(TEXT, LABEL_INIT));
 	put64(h, VA(TABLES, MCOUNT_AT + 16), VA(MODULE, MODULE_SITE + 1));
+	put_pad(h, VA(TABLES, PAD_AT));
 }
 
 /*
@@ -216,6 +236,7 @@ static void add_areas(struct heki_seal *req)
 	add_area(req, HEKI_AREA_FTRACE_CALLER, VA(TEXT, FTRACE_CALLER), 0x40);
 	add_area(req, HEKI_AREA_FTRACE_STUB, VA(TEXT, FTRACE_STUB), 0);
 	add_area(req, HEKI_AREA_MCOUNT, VA(TABLES, MCOUNT_AT), 24);
+	add_area(req, HEKI_AREA_CALL_DEPTH, VA(TABLES, PAD_AT), PAD_BYTES);
 }
 
 static struct heki_seal *begin_kernel_request(struct heki_vm *h)
@@ -587,6 +608,26 @@ HEKI_TEST(patch, ftrace_sites_of_modules)
 	EXPECT_EQ(0, send_patch(h, &on, 1));
 	EXPECT_TRUE(text_holds(h, &on, true));
 	EXPECT_EQ(0, send_patch(h, &off, 1));
+}
+
+HEKI_TEST(patch, pads_track_the_depth_of_calls)
+{
+	static const u8 nops[PAD_BYTES] = { [0 ... PAD_BYTES - 1] = 0x90 };
+	struct heki_vm *h = &self->h;
+	u64 to = VA(TEXT, HANDLER_B) - PAD_BYTES;
+	struct heki_site call = branch_site(h, 0xe8, VA(TEXT, CALL), to);
+	struct heki_site site;
+	u8 insn[PAD_BYTES];
+
+	/* Of NOPs, and then with the hash of the type, which it would overwrite. */
+	EXPECT_TRUE(is_denied(h, &call));
+	pad(insn, to);
+	site = site_of(to, nops, insn, PAD_BYTES);
+	EXPECT_TRUE(is_denied(h, &site));
+	/* In front of no function. */
+	pad(insn, VA(TEXT, ELSEWHERE));
+	site = site_of(VA(TEXT, ELSEWHERE), nops, insn, PAD_BYTES);
+	EXPECT_TRUE(is_denied(h, &site));
 }
 
 HEKI_TEST(patch, breakpoints_take_a_list)

@@ -58,10 +58,11 @@ fn ascends(bytes: &[u8]) -> bool {
 
 /// What is accepted is a place of the toy, all in its text, and a legal instruction.
 fn accepted(va: u64, len: usize, old: &[u8; 16], new: &[u8; 16], toy: &Toy) {
-    assert!(matches!(len, 1 | 2 | 5 | 6 | 15));
+    assert!(matches!(len, 1 | 2 | 5 | 6 | 9 | 15));
     assert!(old[len..].iter().chain(&new[len..]).all(|&byte| byte == 0));
     match len {
         1 => return breakpoint(va, &[old[0], new[0]], toy),
+        9 => return pad(va, &old[..9], &new[..9]),
         15 => return slot(va, &new[..15], toy),
         _ => {}
     }
@@ -81,6 +82,13 @@ fn breakpoint(va: u64, bytes: &[u8], toy: &Toy) {
     assert!(toy::BREAKPOINTS.contains(&va));
     let there = toy.peek(va, 1)[0];
     assert!(bytes.iter().all(|&byte| byte == 0xcc || byte == there));
+}
+
+/// A pad comes where NOPs are in front of a function.
+fn pad(va: u64, old: &[u8], new: &[u8]) {
+    let functions = toy::FUNCTIONS.map(|(va, _)| va);
+    assert!(functions.contains(&(va + 9)) || va + 9 == toy::PROBED);
+    assert!(old == [0x90; 9] && new == toy::pad(va));
 }
 
 /// What is in a slot does what stands at a listed address, then stops or goes on behind it.

@@ -151,7 +151,7 @@ fn accepted_pins(bytes: &[u8], caps: &Caps, request: &Request<'_>) {
 
 fn accepted_areas(bytes: &[u8], request: &Request<'_>) {
     let first = bytes.len() - u32_at(bytes, 16) as usize * 24;
-    let mut seen = [0; 22];
+    let mut seen = [0; 23];
     let mut nr_sites = 0;
     for (at, area) in (first..bytes.len()).step_by(24).zip(request.areas()) {
         let (kind, va, len) = (
@@ -160,7 +160,7 @@ fn accepted_areas(bytes: &[u8], request: &Request<'_>) {
             u64_at(bytes, at + 16),
         );
         assert_eq!((area.kind, area.va, area.len), (kind, va, len));
-        assert!(kind < 22 && u32_at(bytes, at + 4) == 0);
+        assert!(kind < 23 && u32_at(bytes, at + 4) == 0);
         assert!(u128::from(va) + u128::from(len) < 1 << 64);
         let entry = match kind {
             0 => 16,

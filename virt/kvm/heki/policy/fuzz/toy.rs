@@ -97,6 +97,9 @@ pub(crate) const PROBES: [u64; 11] = [
 /// Where INT3 may stand.
 pub(crate) const BREAKPOINTS: [u64; 3] = [PROBED + 4, PROBED_LOAD, PROBED_JUMP];
 
+/// What counts the depth of calls, in front of functions.
+pub(crate) const PAD_TEMPLATE: u64 = RODATA + 0x400;
+
 /// The templates, and in them the load of the `ftrace_ops` and the call of the tracer.
 pub(crate) const CALLER: u64 = TEXT + 0x4010;
 pub(crate) const CALLER_LEN: usize = 64;
@@ -317,9 +320,16 @@ impl Toy {
             );
         }
         self.poke(REGS + REGS_JNZ as u64, &[0x75, 0x30]);
+        self.poke(PAD_TEMPLATE, &pad(PAD_TEMPLATE));
         let copy = trampoline(self, COPY, TRACER);
         self.poke(COPY, &copy);
     }
+}
+
+/// What counts the depth of calls, as it must be at `va`.
+pub(crate) fn pad(va: u64) -> Vec<u8> {
+    let sar = near(&[0x65, 0x48, 0xc1, 0x3d], va, TEXT + 0x70_0000);
+    [&sar[..], &[5]].concat()
 }
 
 /// A page at `va` with a copy of the plain template that calls `tracer`, as Linux makes it.
@@ -366,6 +376,7 @@ fn areas() -> Vec<Area> {
         (HEKI_AREA_SPIN_UNLOCK, UNLOCK, 0),
         (HEKI_AREA_CFI_HASH, 15, 0),
         (HEKI_AREA_ENDBR, 0, 0),
+        (HEKI_AREA_CALL_DEPTH, PAD_TEMPLATE, 9),
     ]
     .map(area)
     .to_vec()

@@ -10,6 +10,7 @@ use super::{
     super::abi,
     insn::Insn,
     kind_of,
+    pads,
     probes,
     sites::{
         self,
@@ -31,13 +32,14 @@ const CALL_BYTES: u64 = 5;
 ///
 /// Why it is denied.
 pub fn check(site: &abi::Site, env: &Env<'_>, text: &impl Text) -> Result<(), Denied> {
-    let old = instruction(&site.old, site.len)?;
-    let new = instruction(&site.new, site.len)?;
+    let old = instruction(&site.old, site.len, env)?;
+    let new = instruction(&site.new, site.len, env)?;
     match (old, new) {
         ([old], [new]) => return check_breakpoint(site.va, *old, *new, env),
         _ if site.len == u64::from(abi::HEKI_SLOT_BYTES) => {
             return check_slot(site.va, new, env, text)
         }
+        _ if Some(site.len) == pads::len(env) => return pads::check(site.va, old, new, env, text),
         _ => {}
     }
     let place = Place::find(site.va, site.len, env, text)?;
@@ -47,9 +49,10 @@ pub fn check(site: &abi::Site, env: &Env<'_>, text: &impl Text) -> Result<(), De
 }
 
 /// The first `len` of `padded`, where the rest is zero.
-fn instruction(padded: &[u8; 16], len: u64) -> Result<&[u8], Denied> {
+fn instruction<'a>(padded: &'a [u8; 16], len: u64, env: &Env<'_>) -> Result<&'a [u8], Denied> {
     let longest = u64::from(abi::HEKI_MAX_INSN);
-    let fits = (1..=longest).contains(&len) || len == u64::from(abi::HEKI_SLOT_BYTES);
+    let is_other = len == u64::from(abi::HEKI_SLOT_BYTES) || Some(len) == pads::len(env);
+    let fits = (1..=longest).contains(&len) || is_other;
     let len = usize::try_from(len).ok().filter(|_| fits);
     let len = len.ok_or(Denied::Form)?;
     match padded.split_at_checked(len) {
@@ -149,7 +152,10 @@ impl Place {
         let is = |kind, va| env.areas.is(kind, va);
         let legal = match (self, old, new) {
             (Self::JumpLabel(target), _, Insn::Jump(va)) => va == target,
-            (Self::Call { exemplar }, _, Insn::Call(va)) => callee(va, exemplar),
+            (Self::Call { exemplar }, _, Insn::Call(va)) => {
+                let function = pads::function(va, env, text);
+                callee(function.unwrap_or(va), exemplar)
+            }
             (Self::TailCall { exemplar }, _, Insn::Jump(va)) => {
                 is(abi::HEKI_AREA_RETURN_THUNK, va) || callee(va, exemplar)
             }

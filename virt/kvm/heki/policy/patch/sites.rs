@@ -18,6 +18,7 @@ use super::{
     },
     insn::Insn,
     kind_of,
+    pads,
     read,
     trampoline,
     Env,
@@ -132,6 +133,7 @@ pub fn static_call(
 
     let (len, insn) = static_call_at(addr, tail, text)?;
     let exemplar = callee(insn, env);
+    let exemplar = pads::function(exemplar, env, text).unwrap_or(exemplar);
     let rule = Rule::StaticCall { tail, exemplar };
     Some((site(addr, len, key, rule, env, text)?, key))
 }

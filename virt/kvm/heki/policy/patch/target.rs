@@ -52,7 +52,7 @@ pub fn is_tracer(va: u64, env: &Env<'_>, text: &impl Text) -> bool {
 }
 
 /// Whether a function begins at `va`, of the type of `exemplar` if that is not zero.
-fn is_function(va: u64, exemplar: u64, env: &Env<'_>, text: &impl Text) -> bool {
+pub fn is_function(va: u64, exemplar: u64, env: &Env<'_>, text: &impl Text) -> bool {
     let in_core = match text.kind(va) {
         Some(abi::HEKI_KIND_TEXT) => true,
         Some(abi::HEKI_KIND_MODULE_TEXT) => false,

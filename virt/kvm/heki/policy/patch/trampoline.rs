@@ -121,7 +121,7 @@ impl Template {
         };
         text.read(self.va, copy)
             && self.without_jnz(copy)
-            && self.relocate(va, copy)
+            && relocate(self.va, va, copy)
             && adopt(code, copy, self.call, &[CALL]).is_some()
             && adopt(code, copy, self.load_ops, &LOAD_OPS).is_some()
             && code == copy
@@ -142,26 +142,6 @@ impl Template {
             }
             _ => false,
         }
-    }
-
-    /// Makes instructions of `copy` that reach memory near RIP reach the same from a page at `va`;
-    /// false if one would not.
-    fn relocate(&self, va: u64, copy: &mut [u8]) -> bool {
-        let moved = va.wrapping_sub(self.va) as i64;
-        let mut at = 0;
-        while let Some(bytes) = copy.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<8>) {
-            let [a, b, c, d, distance @ ..] = *bytes;
-            if RELATIVE.contains(&[a, b, c, d]) {
-                let distance = i64::from(i32::from_le_bytes(distance));
-                let Ok(now) = i32::try_from(distance.wrapping_sub(moved)) else {
-                    return false;
-                };
-                let [w, x, y, z] = now.to_le_bytes();
-                *bytes = [a, b, c, d, w, x, y, z];
-            }
-            at = at.saturating_add(1);
-        }
-        true
     }
 
     /// Whether `code` at `va` calls a tracer where the template calls one.
@@ -195,6 +175,26 @@ impl Template {
         let at = va.wrapping_add(self.len as u64);
         (is_return(at, ret, env) && is_address && is_int3(tail)).then_some(())
     }
+}
+
+/// Makes instructions of `copy`, which is of code at `from`, reach the same memory near RIP from `to`;
+/// false if one would not.
+pub fn relocate(from: u64, to: u64, copy: &mut [u8]) -> bool {
+    let moved = to.wrapping_sub(from) as i64;
+    let mut at = 0;
+    while let Some(bytes) = copy.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<8>) {
+        let [a, b, c, d, distance @ ..] = *bytes;
+        if RELATIVE.contains(&[a, b, c, d]) {
+            let distance = i64::from(i32::from_le_bytes(distance));
+            let Ok(now) = i32::try_from(distance.wrapping_sub(moved)) else {
+                return false;
+            };
+            let [w, x, y, z] = now.to_le_bytes();
+            *bytes = [a, b, c, d, w, x, y, z];
+        }
+        at = at.saturating_add(1);
+    }
+    true
 }
 
 /// Copies the distance behind `opcode`, which `copy` has at `at`, from `code`.

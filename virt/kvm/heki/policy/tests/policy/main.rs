@@ -10,6 +10,7 @@ mod length;
 mod lifecycle;
 mod map;
 mod model;
+mod pads;
 mod patch;
 mod pin;
 mod probes;
