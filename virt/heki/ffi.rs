@@ -118,6 +118,7 @@ extern "C" {
     fn heki_shim_install_hooks();
     fn heki_shim_remove_hooks();
     fn heki_shim_refused(addr: u64, nr: usize, why: *const c_char);
+    fn heki_shim_frozen(addr: u64);
     fn heki_shim_refused_use(what: *const c_char, why: *const c_char);
     fn heki_text_lock();
     fn heki_text_unlock();
@@ -516,6 +517,12 @@ pub(crate) fn text_changed(sites: &[abi::Site]) {
 pub(crate) fn refused(addr: u64, nr: usize, why: &CStr) {
     // SAFETY: `why` ends with NUL and outlives the call.
     unsafe { heki_shim_refused(addr, nr, why.as_ptr().cast()) }
+}
+
+/// Says that the key, or the trampoline, at `addr` is frozen. Does not sleep.
+pub(crate) fn frozen(addr: u64) {
+    // SAFETY: No requirements: the address is only looked up.
+    unsafe { heki_shim_frozen(addr) }
 }
 
 /// Says that `what` is refused, and why. Does not sleep.

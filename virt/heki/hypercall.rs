@@ -39,6 +39,18 @@ pub(crate) fn seal(request: &mut KVec<u8>) -> Result {
     to_result(ffi::hypercall(abi::HEKI_OP_SEAL, request, bytes))
 }
 
+/// Asks the host what its VMM froze, from entry `first` on. The kernel is sealed.
+pub(crate) fn frozen(first: u32) -> Result<abi::Frozen> {
+    let mut request = abi::Frozen::new_zeroed();
+    request.version = abi::HEKI_ABI_VERSION;
+    request.first = first;
+    let mut block = KVec::new();
+    block.extend_from_slice(request.as_bytes(), GFP_KERNEL)?;
+    let bytes = block.len();
+    to_result(ffi::hypercall(abi::HEKI_OP_FROZEN, &mut block, bytes))?;
+    abi::Frozen::read_from_bytes(&block).map_err(|_| EPROTO)
+}
+
 /// A request to change one instruction.
 #[repr(C)]
 #[derive(FromBytes, IntoBytes)]

@@ -2,7 +2,7 @@
 
 //! What the log says after the seal: each protection, held or not, and why not.
 //!
-//! Neighbours: called by [`seal`](crate::seal). Locks: none.
+//! Neighbours: called by [`seal`](crate::seal), asks [`hypercall`]. Locks: none; may sleep.
 
 #![deny(unsafe_code)]
 
@@ -10,6 +10,8 @@ use kernel::prelude::*;
 
 use crate::{
     abi,
+    ffi,
+    hypercall,
     pins::{
         Registers,
         BITS, //
@@ -71,6 +73,24 @@ pub(crate) fn sealed(plan: &Plan, sections: &Sections) {
     }
     bits(&plan.registers);
     changes(plan.patch);
+    if plan.patch != 0 {
+        frozen();
+    }
+}
+
+/// Names what the VMM froze: who changes it later would learn so too late, for the kernel's own state changes first.
+fn frozen() {
+    let mut next = 0;
+    while let Ok(answer) = hypercall::frozen(next) {
+        let nr = answer.nr.min(abi::HEKI_FROZEN_ENTRIES);
+        for &va in answer.va.iter().take(nr as usize) {
+            ffi::frozen(va);
+        }
+        next = next.saturating_add(nr);
+        if nr == 0 || next >= answer.total {
+            return;
+        }
+    }
 }
 
 /// What becomes of changes of text.

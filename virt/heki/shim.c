@@ -352,8 +352,8 @@ size_t heki_shim_tables(struct heki_area *areas, size_t max)
 	struct module *mod;
 	size_t nr;
 
-	if (max < HEKI_AREA_COUNT)
-		return HEKI_AREA_COUNT;
+	if (max < HEKI_TEXT_AREAS)
+		return HEKI_TEXT_AREAS;
 	nr = heki_text_areas(areas);
 
 	guard(rcu)();
@@ -453,6 +453,12 @@ void heki_shim_remove_hooks(void)
 void heki_shim_refused(u64 addr, size_t nr, const char *why)
 {
 	pr_warn_ratelimited("refused: %pS (%zu in all): %s\n", (void *)addr, nr, why);
+}
+
+/* Says that the key, or the trampoline, at @addr never changes. */
+void heki_shim_frozen(u64 addr)
+{
+	pr_info("frozen by the VMM: %ps\n", (void *)addr);
 }
 
 /* Says that @what is refused, and why. */

@@ -81,6 +81,7 @@ void heki_shim_untrace_self(void);
 void heki_shim_install_hooks(void);
 void heki_shim_remove_hooks(void);
 void heki_shim_refused(u64 addr, size_t nr, const char *why);
+void heki_shim_frozen(u64 addr);
 void heki_shim_refused_use(const char *what, const char *why);
 
 /* ffi.rs */

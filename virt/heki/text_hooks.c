@@ -120,6 +120,10 @@ static void add_static_calls(struct heki_area **next)
 #endif
 	if (cpu_wants_rethunk())
 		add_point(next, HEKI_AREA_RETURN_THUNK, x86_return_thunk);
+#ifdef CONFIG_MITIGATION_ITS
+	if (cpu_feature_enabled(X86_FEATURE_INDIRECT_THUNK_ITS))
+		add_point(next, HEKI_AREA_ITS, __x86_indirect_its_thunk_array);
+#endif
 }
 
 static void add_ftrace(struct heki_area **next)
@@ -136,6 +140,22 @@ static void add_ftrace(struct heki_area **next)
 	/* Only called directly, so that it may have neither ENDBR64 nor a hash. */
 	add_point(next, HEKI_AREA_FTRACE_LIST, arch_ftrace_ops_list_func);
 #endif
+}
+
+/* Whoever changed the hooks would take the text back from the host. */
+static void add_hooks(struct heki_area **next)
+{
+#define ADD_HOOK(name)								\
+	add_point(next, HEKI_AREA_FROZEN, &STATIC_CALL_KEY(guest_text_##name));	\
+	add_point(next, HEKI_AREA_FROZEN, STATIC_CALL_TRAMP_ADDR(guest_text_##name))
+
+	ADD_HOOK(poke_batch);
+	ADD_HOOK(poke);
+	ADD_HOOK(may_probe);
+	ADD_HOOK(may_load);
+	ADD_HOOK(make_rw);
+	ADD_HOOK(make_rox);
+#undef ADD_HOOK
 }
 
 /*
@@ -194,6 +214,7 @@ unsigned int heki_text_areas(struct heki_area *areas)
 	add(&next, HEKI_AREA_JUMP_TABLE, __start___jump_table, __stop___jump_table);
 	add(&next, HEKI_AREA_RO_AFTER_INIT, __start_ro_after_init, __end_ro_after_init);
 	add_static_calls(&next);
+	add_hooks(&next);
 	add_ftrace(&next);
 	add_targets(&next);
 	add_pads(&next);

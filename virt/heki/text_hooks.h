@@ -29,9 +29,12 @@ void heki_text_remove(void);
 void heki_text_lock(void);
 void heki_text_unlock(void);
 
+/* Most areas of the kernel itself. */
+#define HEKI_TEXT_AREAS		(HEKI_AREA_COUNT + HEKI_MAX_FROZEN)
+
 /**
  * heki_text_areas() - what the host must know of the kernel's own text
- * @areas:	room for HEKI_AREA_COUNT
+ * @areas:	room for HEKI_TEXT_AREAS
  *
  * Returns how many there are.
  */

@@ -29,6 +29,7 @@
 #define HEKI_OP_PATCH			2
 #define HEKI_OP_GRANT			3
 #define HEKI_OP_RELEASE			4
+#define HEKI_OP_FROZEN			5
 
 /* Bounds of one SEAL request. */
 #define HEKI_MAX_REQUEST_BYTES		262144
@@ -40,6 +41,7 @@
 #define HEKI_MAX_PATCHES		256	/* instructions in one PATCH */
 #define HEKI_MAX_GRANT_PAGES		512	/* pages in one GRANT or RELEASE */
 #define HEKI_MAX_SITES			131072	/* jump labels and static calls of a VM */
+#define HEKI_MAX_FROZEN			32	/* HEKI_AREA_FROZEN in one SEAL */
 #define HEKI_MAX_SCAN_BYTES		268435456 /* text searched for trampolines at the seal */
 
 /* Life-cycle states of a VM. */
@@ -164,7 +166,8 @@ struct heki_pin {
 
 /*
  * What an area is. Tables may come several times (the kernel's and one for each
- * module), all others once. Where @len is zero only the address counts.
+ * module) and so may frozen keys, all others once. Where @len is zero only the
+ * address counts.
  */
 #define HEKI_AREA_JUMP_TABLE		0	/* struct jump_entry, in sealed memory */
 #define HEKI_AREA_STATIC_CALL_SITES	1	/* struct static_call_site, in sealed memory */
@@ -189,7 +192,9 @@ struct heki_pin {
 #define HEKI_AREA_FTRACE_LIST		20	/* the tracer that calls all others */
 #define HEKI_AREA_MCOUNT		21	/* addresses of a module's ftrace sites, in sealed memory */
 #define HEKI_AREA_CALL_DEPTH		22	/* what pads that track the depth of calls hold */
-#define HEKI_AREA_COUNT			23
+#define HEKI_AREA_FROZEN		23	/* a key, or the trampoline of a static call, that never changes */
+#define HEKI_AREA_ITS			24	/* indirect branches go through thunks of their own */
+#define HEKI_AREA_COUNT			25
 
 /**
  * struct heki_area - what the host must know of sealed text to judge a change of it
@@ -256,6 +261,25 @@ struct heki_site {
 struct heki_grant {
 	__u32 version;
 	__u32 nr_ranges;
+};
+
+#define HEKI_FROZEN_ENTRIES		62
+
+/**
+ * struct heki_frozen - what HEKI_OP_FROZEN reads and writes in guest memory
+ * @version:	HEKI_ABI_VERSION
+ * @first:	the first entry that the guest wants to know
+ * @nr:		how many the host wrote, HEKI_FROZEN_ENTRIES at most
+ * @total:	how many there are
+ * @va:		addresses of keys and trampolines that the VMM froze, ascending, zero
+ *		after @nr
+ */
+struct heki_frozen {
+	__u32 version;
+	__u32 first;
+	__u32 nr;
+	__u32 total;
+	__u64 va[62];
 };
 
 /*

@@ -46,6 +46,8 @@ pub const HEKI_OP_PATCH: u32 = 2;
 pub const HEKI_OP_GRANT: u32 = 3;
 /// Operation: let the pages of a [`Grant`] be written, and run no more.
 pub const HEKI_OP_RELEASE: u32 = 4;
+/// Tells what the VMM froze: [`Frozen`].
+pub const HEKI_OP_FROZEN: u32 = 5;
 
 /// Largest SEAL request, in bytes.
 pub const HEKI_MAX_REQUEST_BYTES: u32 = 262_144;
@@ -62,6 +64,10 @@ pub const HEKI_MAX_PATCHES: u32 = 256;
 pub const HEKI_MAX_GRANT_PAGES: u32 = 512;
 /// Most jump labels and static calls of a VM.
 pub const HEKI_MAX_SITES: u32 = 131_072;
+/// Most areas of kind [`HEKI_AREA_FROZEN`] in one SEAL request.
+pub const HEKI_MAX_FROZEN: u32 = 32;
+/// Most addresses in one answer to [`HEKI_OP_FROZEN`].
+pub const HEKI_FROZEN_ENTRIES: u32 = 62;
 /// Most bytes of text that are searched for trampolines at the seal.
 pub const HEKI_MAX_SCAN_BYTES: u32 = 268_435_456;
 
@@ -178,8 +184,12 @@ pub const HEKI_AREA_FTRACE_LIST: u32 = 20;
 pub const HEKI_AREA_MCOUNT: u32 = 21;
 /// Area: what pads that track the depth of calls hold.
 pub const HEKI_AREA_CALL_DEPTH: u32 = 22;
+/// A key, or the trampoline of a static call, that never changes.
+pub const HEKI_AREA_FROZEN: u32 = 23;
+/// Indirect branches go through thunks of their own.
+pub const HEKI_AREA_ITS: u32 = 24;
 /// Number of kinds of areas; the first value that is none.
-pub const HEKI_AREA_COUNT: u32 = 23;
+pub const HEKI_AREA_COUNT: u32 = 25;
 
 /// Longest instruction that PATCH changes, in bytes.
 pub const HEKI_MAX_INSN: u32 = 6;
@@ -342,6 +352,22 @@ pub struct Grant {
     pub version: u32,
     /// Number of [`Range`]s that follow, with [`HEKI_MAX_GRANT_PAGES`] pages at most.
     pub nr_ranges: u32,
+}
+
+/// What [`HEKI_OP_FROZEN`] reads and writes in guest memory (`struct heki_frozen`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Frozen {
+    /// [`HEKI_ABI_VERSION`].
+    pub version: u32,
+    /// The first entry that the guest wants to know.
+    pub first: u32,
+    /// How many the host wrote.
+    pub nr: u32,
+    /// How many there are.
+    pub total: u32,
+    /// Addresses of keys and trampolines that the VMM froze, ascending, zero after `nr`.
+    pub va: [u64; HEKI_FROZEN_ENTRIES as usize],
 }
 
 /// What the VMM knows of the guest's kernel from its vmlinux (`struct heki_profile`).

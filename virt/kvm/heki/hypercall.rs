@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #![deny(unsafe_code)]
 
-//! What a guest asks: QUERY and SEAL here, changes of sealed text in [`patch`](super::patch).
+//! What a guest asks: QUERY, SEAL and FROZEN here, changes of sealed text in [`patch`](super::patch).
 //!
 //! A request is copied once, bounded, parsed by [`policy::request`](super::policy::request), checked
 //! whole, and then takes effect whole or not at all. [`verdict`](super::verdict) reports.
@@ -75,6 +75,11 @@ pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
             verdict::sealed(vcpu, asked, outcome, ret);
             ret
         }
+        Ok(abi::HEKI_OP_FROZEN) => {
+            let ret = frozen(vm, vcpu, call).map_or_else(errno, |()| 0);
+            verdict::queried(vcpu, ret);
+            ret
+        }
         Ok(op @ abi::HEKI_OP_PATCH) => change(vm, vcpu, call, op, patch::patch),
         Ok(op @ abi::HEKI_OP_GRANT) => change(vm, vcpu, call, op, patch::grant),
         Ok(op @ abi::HEKI_OP_RELEASE) => change(vm, vcpu, call, op, patch::release),
@@ -124,6 +129,21 @@ fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
         max_pins: abi::HEKI_MAX_PINS,
         patch: text::served(vm, reader),
     };
+    vcpu.write_guest(call.gpa, answer.as_bytes())
+}
+
+/// Tells the guest what the VMM froze, so that it knows before it tries.
+fn frozen(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
+    if call.len != size_of::<abi::Frozen>() as u64 {
+        return Err(Refusal::BadLength);
+    }
+    let mut asked = [0u32; 2];
+    vcpu.read_guest(call.gpa, asked.as_mut_bytes())?;
+    let [version, first] = asked;
+    if version != abi::HEKI_ABI_VERSION {
+        return Err(Refusal::BadVersion);
+    }
+    let answer = text::frozen(vm, vcpu.reader(), first)?;
     vcpu.write_guest(call.gpa, answer.as_bytes())
 }
 

@@ -46,6 +46,7 @@ use crate::{
 };
 use core::ops::Range;
 use kernel::prelude::*;
+use zerocopy::FromZeros;
 
 /// What the VMM knows of the guest's kernel: a checked `struct heki_profile` with its arrays.
 pub(crate) struct ProfileBytes(pub(crate) KVVec<u8>);
@@ -137,6 +138,24 @@ pub(crate) fn served(vm: &Vm, reader: Reader<'_>) -> u32 {
         _ => abi::HEKI_PATCH_PROBE,
     };
     always | abi::HEKI_PATCH_FTRACE | abi::HEKI_TARGET_SYMBOL | probe
+}
+
+/// What the VMM froze in a sealed VM, from entry `first` on.
+pub(crate) fn frozen(vm: &Vm, reader: Reader<'_>, first: u32) -> Result<abi::Frozen, Refusal> {
+    let seal = vm.seal(reader).ok_or(Refusal::NotSealed)?;
+    let mut answer = abi::Frozen::new_zeroed();
+    answer.version = abi::HEKI_ABI_VERSION;
+    answer.first = first;
+    let Some(placed) = seal.text.env(vm.profile(reader)).profile else {
+        return Ok(answer);
+    };
+    let all = placed.frozen();
+    answer.total = all.len() as u32;
+    for (slot, va) in answer.va.iter_mut().zip(all.skip(first as usize)) {
+        *slot = va;
+        answer.nr = answer.nr.saturating_add(1);
+    }
+    Ok(answer)
 }
 
 /// Gathers what a checked `request` and the profile tell, with the memory of `windows` as it is now.

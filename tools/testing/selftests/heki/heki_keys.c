@@ -2,11 +2,13 @@
 /*
  * System calls behind which static keys flip, so that a sealed kernel must have
  * its text changed: performance events, time stamps of the network; and a
- * socket filter, which must run although nothing compiles it.
+ * socket filter, which must run although nothing compiles it. With the argument
+ * "before" one that was compiled: it is set at once and used when a line comes.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/perf_event.h>
 #include <net/if.h>
@@ -106,7 +108,7 @@ static void test_timestamps(void)
 }
 
 /* Lets nothing but datagrams through whose first byte is 'y'. */
-static void test_filter(void)
+static int set_filter(int fd)
 {
 	struct sock_filter code[] = {
 		BPF_STMT(BPF_LD | BPF_B | BPF_ABS, 8),
@@ -115,21 +117,62 @@ static void test_filter(void)
 		BPF_STMT(BPF_RET | BPF_K, 0),
 	};
 	struct sock_fprog prog = { .len = 4, .filter = code };
-	int fd = self_socket();
+
+	return setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof(prog));
+}
+
+static bool filters(int fd)
+{
 	char data[8] = "";
 
-	ksft_test_result(fd >= 0 &&
-			 !setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &prog, sizeof(prog)) &&
-			 send(fd, "no", 2, 0) == 2 && send(fd, "yes", 3, 0) == 3 &&
-			 recv(fd, data, sizeof(data), 0) == 3 && data[0] == 'y',
-			 "socket filter filters\n");
+	return send(fd, "no", 2, 0) == 2 && send(fd, "yes", 3, 0) == 3 &&
+	       recv(fd, data, sizeof(data), 0) == 3 && data[0] == 'y';
+}
+
+static void test_filter(void)
+{
+	int fd = self_socket();
+
+	ksft_test_result(fd >= 0 && !set_filter(fd) && filters(fd), "socket filter filters\n");
 	if (fd >= 0)
 		close(fd);
 }
 
-int main(void)
+/* Whether the compiler of BPF is on. */
+static bool is_compiling(void)
+{
+	char state = '0';
+	int fd = open("/proc/sys/net/core/bpf_jit_enable", O_RDONLY);
+
+	if (fd >= 0 && read(fd, &state, 1) != 1)
+		state = '0';
+	close(fd);
+	return state != '0';
+}
+
+/* Sets a filter, waits for a line, and then uses it. */
+static void test_compiled_filter(void)
+{
+	bool was_compiled = is_compiling();
+	char line[8];
+	int fd = self_socket();
+
+	ksft_test_result(fd >= 0 && was_compiled && !set_filter(fd), "a filter is compiled\n");
+	if (read(STDIN_FILENO, line, sizeof(line)) < 0)
+		ksft_exit_fail_msg("nobody says when: %s\n", strerror(errno));
+	ksft_test_result(!is_compiling() && filters(fd), "it filters when nothing is compiled any more\n");
+}
+
+int main(int argc, char *argv[])
 {
 	ksft_print_header();
+	if (argc > 1 && !strcmp(argv[1], "before")) {
+		ksft_set_plan(2);
+		if (loopback_up())
+			ksft_exit_skip("no loopback interface\n");
+		test_compiled_filter();
+		ksft_finished();
+	}
 	ksft_set_plan(3);
 	test_perf();
 	if (loopback_up()) {

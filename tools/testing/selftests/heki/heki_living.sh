@@ -256,6 +256,32 @@ refused_probe() {
 	return 1
 }
 
+refused_foreign_probe() {
+	local error
+	error=$( (echo 1 >$living/foreign_probe) 2>&1) && return 1
+	case $error in
+	*"not permitted"*) return 0 ;;
+	*) return 1 ;;
+	esac
+}
+
+# refused_module COMMAND...: with EPERM, and heki says a word about modules in the log.
+refused_module() {
+	local error
+	dmesg -c >/dev/null
+	error=$("$@" 2>&1) && return 1
+	log_has "refused: loading or unloading a module: ." || return 1
+	case $error in
+	*"not permitted"*) return 0 ;;
+	*) return 1 ;;
+	esac
+}
+
+compiler_off() { [ ! -e /proc/sys/net/core/bpf_jit_enable ] || [ "$(cat /proc/sys/net/core/bpf_jit_enable)" = 0 ]; }
+
+test_refused() {
+	check "a probe that needs a breakpoint is refused" refused_probe
+	check "and the log says why" log_has "refused: .*breakpoints.*--probes"
 	check "a module's probe off the list is refused" refused_foreign_probe
 	check "functions of heki_guest cannot be traced" [ "$(grep -c '\[heki_guest\]' $tracing/available_filter_functions)" = 0 ]
 	check "a module is refused, and the log says why" \
@@ -280,6 +306,7 @@ put 64 $tracing/buffer_size_kb
 test_clocksource
 test_tracepoints
 if served ftrace; then
+	check "frozen keys are named before anybody changes them" log_has "heki: frozen by the VMM: init_on_alloc$"
 	test_function_tracer
 	test_function_graph
 	test_trampolines

@@ -6,6 +6,8 @@
 #
 #   heki_seal.sh none     the host has no Heki for this guest
 #   heki_seal.sh sealed   it has; the kernel is sealed afterwards, until it reboots
+#   heki_seal.sh bare     it has, and its VMM has no vmlinux of this kernel; likewise
+#   heki_seal.sh foreign  it has, and its VMM has the vmlinux of another kernel
 #
 # Skipped without an argument: a seal is nothing to do to a machine unasked.
 
@@ -110,11 +112,39 @@ seal() {
 	check "the log says what is refused" log_has "refused from now on"
 }
 
+living=/sys/kernel/debug/heki_living
+flips() { echo "$2" >"$living/$1" && [ "$(cat "$living/$1")" = "$2" ]; }
+
+traces_nothing() {
+	tracer function && echo "# the tracer is set"
+	wc /proc/version >/dev/null
+	[ "$(grep -vc '^#' /sys/kernel/tracing/trace)" = 0 ] && tracer nop
+}
+
+# What the host can serve without, it does; what it cannot is refused and said.
+bare() {
+	check "sealed" try
+	check "the log says that nothing is traced" log_has "changes of text: ftrace: refused: .*profile"
+	check "and that no breakpoint is set" log_has "changes of text: breakpoints: refused: .*--probes"
+	check "nothing is traced" traces_nothing
+	check "a static key still changes" flips key 1
+	check "and back" flips key 0
+	check "and a static call" flips call 1
+}
+
+foreign() {
+	refused "another kernel" "not permitted" "the host refuses to seal this kernel"
+	check "nothing is sealed" unsealed
+	check "functions can still be traced" tracer function
+	check "and no longer" tracer nop
+}
+
 case ${1:-} in
 none) test_run=no_host ;;
 sealed) test_run=seal ;;
+bare | foreign) test_run=$1 ;;
 *)
-	echo "1..0 # SKIP it seals the kernel: say none or sealed"
+	echo "1..0 # SKIP it seals the kernel: say none, sealed, bare or foreign"
 	exit 4
 	;;
 esac

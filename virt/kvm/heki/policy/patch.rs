@@ -27,6 +27,7 @@ use sites::Site;
 
 pub mod areas;
 pub mod insn;
+pub mod its;
 pub mod length;
 pub mod pads;
 pub mod probes;

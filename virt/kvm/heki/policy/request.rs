@@ -274,16 +274,21 @@ pub(super) fn region(range: &abi::Range, unlisted: Rights) -> Region {
     }
 }
 
-/// Checks the areas: each by itself, that all but the tables come once, and that the tables
-/// together have no more entries than a VM may have sites.
+/// Checks the areas: each by itself, that all but the tables and frozen keys come once, and that
+/// both are not too many.
 fn check_areas(areas: &[Unalign<abi::Area>]) -> Result<(), Refusal> {
     let mut seen: u32 = 0;
     let mut nr_sites: u64 = 0;
+    let mut nr_frozen: u32 = 0;
     for area in areas {
         let area = area.get();
         check_area(&area)?;
         if let Some(entry) = entry_bytes(area.kind) {
             nr_sites = nr_sites.saturating_add(entries(area.len, entry)?);
+            continue;
+        }
+        if area.kind == abi::HEKI_AREA_FROZEN {
+            nr_frozen = nr_frozen.saturating_add(1);
             continue;
         }
         let bit = 1u32.checked_shl(area.kind).ok_or(Refusal::BadArea)?;
@@ -292,7 +297,7 @@ fn check_areas(areas: &[Unalign<abi::Area>]) -> Result<(), Refusal> {
         }
         seen |= bit;
     }
-    if nr_sites > u64::from(abi::HEKI_MAX_SITES) {
+    if nr_sites > u64::from(abi::HEKI_MAX_SITES) || nr_frozen > abi::HEKI_MAX_FROZEN {
         return Err(Refusal::TooBig);
     }
     Ok(())

@@ -30,6 +30,7 @@
 #define FLIP		0x000	/* a label with a far target */
 #define LABEL_NEAR	0x110
 #define LABEL_FROZEN	0x120
+#define LABEL_OWN	0x128	/* its key the guest froze itself */
 #define LABEL_INIT	0x130
 #define LABEL_SET	0x140	/* its key is read-only by now */
 #define CALL		0x150
@@ -51,6 +52,7 @@
 #define MODULE_SITE	0x40	/* of ftrace, in the module */
 
 #define KEY_FROZEN	0x40
+#define KEY_OWN		0x60
 #define KEY_CALL	0x80
 #define HASH_DISTANCE	4
 #define BUILD_ID_AT	0x800	/* in the page of the tables */
@@ -163,6 +165,7 @@ static void put_text(struct heki_vm *h)
 	put(h, VA(TEXT, FLIP), nop5, sizeof(nop5));
 	put(h, VA(TEXT, LABEL_NEAR), nop2, sizeof(nop2));
 	put(h, VA(TEXT, LABEL_FROZEN), nop5, sizeof(nop5));
+	put(h, VA(TEXT, LABEL_OWN), nop5, sizeof(nop5));
 	put(h, VA(TEXT, LABEL_INIT), nop5, sizeof(nop5));
 	put(h, VA(TEXT, LABEL_SET), nop5, sizeof(nop5));
 	put(h, VA(TEXT, ACROSS), nop5, sizeof(nop5));
@@ -187,6 +190,7 @@ static void put_tables(struct heki_vm *h)
 	at = put_label(h, at, VA(TEXT, FLIP), VA(TEXT, FLIP + 0x20), key, 0);
 	at = put_label(h, at, VA(TEXT, LABEL_NEAR), VA(TEXT, ELSEWHERE), key, 1);
 	at = put_label(h, at, VA(TEXT, LABEL_FROZEN), VA(TEXT, ELSEWHERE), key + KEY_FROZEN, 0);
+	at = put_label(h, at, VA(TEXT, LABEL_OWN), VA(TEXT, ELSEWHERE), key + KEY_OWN, 0);
 	at = put_label(h, at, VA(TEXT, LABEL_INIT), VA(TEXT, ELSEWHERE), key, 2);
 	at = put_label(h, at, VA(TEXT, LABEL_SET), VA(TEXT, ELSEWHERE), VA(READ_ONLY_KEYS, 0), 0);
 	at = put_label(h, at, VA(TEXT, ACROSS), VA(TEXT, ELSEWHERE), key, 0);
@@ -232,6 +236,8 @@ static void add_areas(struct heki_seal *req)
 	add_area(req, call_sites.kind, call_sites.va, call_sites.len);
 	add_area(req, HEKI_AREA_RO_AFTER_INIT, VA(READ_ONLY_KEYS, 0), PAGE_SIZE);
 	add_area(req, HEKI_AREA_STATIC_CALL_TEXT, VA(TEXT, TRAMPOLINE), 8);
+	add_area(req, HEKI_AREA_FROZEN, VA(KEYS, KEY_OWN), 0);
+	add_area(req, HEKI_AREA_FROZEN, VA(KEYS, KEY_OWN + 8), 0);
 	add_area(req, HEKI_AREA_CFI_HASH, HASH_DISTANCE, 0);
 	add_area(req, HEKI_AREA_FTRACE_CALLER, VA(TEXT, FTRACE_CALLER), 0x40);
 	add_area(req, HEKI_AREA_FTRACE_STUB, VA(TEXT, FTRACE_STUB), 0);
@@ -572,6 +578,43 @@ HEKI_TEST(patch, a_frozen_key_is_denied)
 	} else {
 		EXPECT_EQ(0, send_patch(h, &site, 1));
 	}
+}
+
+HEKI_TEST(patch, a_key_that_the_guest_froze_is_denied)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_site site = branch_site(h, 0xe9, VA(TEXT, LABEL_OWN), VA(TEXT, ELSEWHERE));
+
+	EXPECT_TRUE(is_denied(h, &site));
+}
+
+/* Asks for what is frozen, from entry @first on; returns the error. */
+static s64 ask_frozen(struct heki_vm *h, u32 version, u32 first, u64 len)
+{
+	struct heki_frozen *frozen = (void *)h->request;
+
+	memset(frozen, 0xff, sizeof(*frozen));
+	frozen->version = version;
+	frozen->first = first;
+	return heki_hypercall(h->vcpu[0], HEKI_OP_FROZEN, HEKI_REQUEST_GPA, len, 0);
+}
+
+HEKI_TEST(patch, the_guest_learns_what_the_vmm_froze)
+{
+	const u64 len = sizeof(struct heki_frozen);
+	struct heki_vm *h = &self->h;
+	struct heki_frozen *frozen = (void *)h->request;
+
+	EXPECT_EQ(-KVM_EINVAL, ask_frozen(h, HEKI_ABI_VERSION + 1, 0, len));
+	EXPECT_EQ(-KVM_EINVAL, ask_frozen(h, HEKI_ABI_VERSION, 0, len - 1));
+	EXPECT_EQ(0, ask_frozen(h, HEKI_ABI_VERSION, 0, len));
+	EXPECT_EQ(variant->profile, frozen->nr);
+	EXPECT_EQ(variant->profile, frozen->total);
+	EXPECT_EQ(variant->profile ? VA(KEYS, KEY_FROZEN) : 0, frozen->va[0]);
+	EXPECT_EQ(0, frozen->va[HEKI_FROZEN_ENTRIES - 1]);
+	EXPECT_EQ(0, ask_frozen(h, HEKI_ABI_VERSION, ~0u, len));
+	EXPECT_EQ(0, frozen->nr);
+	EXPECT_EQ(variant->profile, frozen->total);
 }
 
 HEKI_TEST(patch, ftrace_takes_a_profile)

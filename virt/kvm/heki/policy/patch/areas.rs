@@ -12,6 +12,8 @@ use super::super::{
 
 /// Number of kinds of areas.
 const KINDS: usize = abi::HEKI_AREA_COUNT as usize;
+/// Most keys that the guest froze.
+const MAX_FROZEN: usize = abi::HEKI_MAX_FROZEN as usize;
 
 /// Addresses of the guest's kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,18 +33,28 @@ impl Extent {
     }
 }
 
-/// The areas that come once, by kind.
+/// The areas that come once, by kind, and the keys that the guest froze.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Areas([Option<Extent>; KINDS]);
+pub struct Areas {
+    once: [Option<Extent>; KINDS],
+    frozen: [Option<u64>; MAX_FROZEN],
+}
 
 impl Areas {
     /// Gathers what is no table from the areas of a checked request.
     pub fn new(areas: impl Iterator<Item = abi::Area>) -> Self {
         let mut all = Self::default();
+        let mut frozen = all.frozen.iter_mut();
         for area in areas.filter(|area| request::entry_bytes(area.kind).is_none()) {
+            if area.kind == abi::HEKI_AREA_FROZEN {
+                if let Some(slot) = frozen.next() {
+                    *slot = Some(area.va);
+                }
+                continue;
+            }
             let slot = usize::try_from(area.kind)
                 .ok()
-                .and_then(|kind| all.0.get_mut(kind));
+                .and_then(|kind| all.once.get_mut(kind));
             if let Some(slot) = slot {
                 *slot = Some(Extent {
                     va: area.va,
@@ -56,12 +68,17 @@ impl Areas {
     /// The area of `kind` (`HEKI_AREA_*`), if the guest gave it.
     pub fn get(&self, kind: u32) -> Option<Extent> {
         let kind = usize::try_from(kind).ok()?;
-        self.0.get(kind).copied().flatten()
+        self.once.get(kind).copied().flatten()
     }
 
     /// The first address of the area of `kind`, if the guest gave it.
     pub fn va(&self, kind: u32) -> Option<u64> {
         self.get(kind).map(|area| area.va)
+    }
+
+    /// Whether the guest froze the key, or the trampoline, at `va`.
+    pub fn is_frozen(&self, va: u64) -> bool {
+        self.frozen.contains(&Some(va))
     }
 
     /// Whether `va` is the first address of the area of `kind`.

@@ -233,8 +233,17 @@ impl<'a> Placed<'a> {
 
     /// The addresses at which a breakpoint may be put.
     pub fn probes(&self) -> impl Iterator<Item = u64> + 'a {
+        self.addresses(self.profile.probes)
+    }
+
+    /// What must not change, as addresses, which ascend.
+    pub fn frozen(&self) -> impl ExactSizeIterator<Item = u64> + 'a {
+        self.addresses(self.profile.frozen)
+    }
+
+    fn addresses(&self, offsets: &'a [Unalign<u32>]) -> impl ExactSizeIterator<Item = u64> + 'a {
         let text_va = self.text_va;
-        let offsets = self.profile.probes.iter();
+        let offsets = offsets.iter();
         offsets.map(move |offset| text_va.wrapping_add(offset.get().into()))
     }
 

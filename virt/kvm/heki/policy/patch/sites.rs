@@ -4,8 +4,8 @@
 //!
 //! Read once, at the seal, from tables in sealed memory and, for trampolines, from the text: an entry
 //! is taken if its instruction is in sealed text and has one of the forms that the kernel would write
-//! there. What the profile freezes, by its key or as a trampoline, is kept as such. [`finish`] makes
-//! the list that [`rules`](super::rules) search.
+//! there. What the profile or the guest freezes, by its key or as a trampoline, is kept as such.
+//! [`finish`] makes the list that [`rules`](super::rules) search.
 //! Neighbours: the host goes through the tables and reads the keys. Locks: none.
 //!
 //! Layouts are those of `include/linux/jump_label.h` and `include/linux/static_call_types.h`; a
@@ -171,7 +171,8 @@ fn site(va: u64, len: u8, key: u64, rule: Rule, env: &Env<'_>, text: &impl Text)
     if !matches!(kind, abi::HEKI_KIND_TEXT | abi::HEKI_KIND_MODULE_TEXT) {
         return None;
     }
-    let frozen = env.profile.is_some_and(|profile| profile.is_frozen(key));
+    let frozen = env.areas.is_frozen(key)
+        || env.profile.is_some_and(|profile| profile.is_frozen(key));
     let rule = if frozen { Rule::Frozen } else { rule };
     Some(Site { va, len, rule })
 }

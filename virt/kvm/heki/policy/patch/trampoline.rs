@@ -16,6 +16,7 @@ use super::{
         Insn,
         INT3, //
     },
+    its,
     read,
     target,
     Denied,
@@ -231,7 +232,8 @@ pub fn check_page(
     env: &Env<'_>,
     text: &impl Text,
 ) -> Result<u32, Denied> {
-    if is_int3(page) {
+    let has_thunks = env.areas.get(abi::HEKI_AREA_ITS).is_some();
+    if is_int3(page) || has_thunks && its::is_thunks(page) {
         return Ok(abi::HEKI_KIND_POOL);
     }
     if Template::all(env).any(|template| template.is_copy(va, page, env, text)) {

@@ -6,6 +6,7 @@ mod address;
 mod edit;
 mod grant;
 mod insn;
+mod its;
 mod length;
 mod lifecycle;
 mod map;

@@ -143,6 +143,7 @@ fn the_answers_move_with_the_kernel() {
         assert!(!placed.is_function(text + 0x101) && !placed.is_function(text - 0x100));
         assert!(placed.is_call(text + 4) && !placed.is_call(text));
         assert!(placed.is_frozen(text + 0x60_0010) && !placed.is_frozen(text + 4));
+        assert!(placed.frozen().all(|va| placed.is_frozen(va)) && placed.frozen().len() != 0);
         let far = text.wrapping_add(1 << 32);
         assert!(!placed.is_function(far) && !placed.is_function(far + 0x100));
     }

@@ -177,16 +177,28 @@ fn areas_alone_are_no_request() {
 }
 
 #[test]
-fn all_areas_but_tables_come_once() {
+fn all_areas_but_tables_and_frozen_keys_come_once() {
     for kind in 0..HEKI_AREA_COUNT {
         let twice = vec![area(kind, 0x1000, 16), area(kind, 0x2000, 16)];
         let table = matches!(
             kind,
             HEKI_AREA_JUMP_TABLE | HEKI_AREA_STATIC_CALL_SITES | HEKI_AREA_MCOUNT
         );
-        let expected = (!table).then_some(BadArea);
+        let repeats = table || kind == HEKI_AREA_FROZEN;
+        let expected = (!repeats).then_some(BadArea);
         assert_eq!(good().with_areas(twice).refusal(&ABLE), expected, "{kind}");
     }
+}
+
+#[test]
+fn as_many_frozen_keys_as_a_guest_may_name() {
+    let keys = |nr: u64| {
+        let keys = (0..nr).map(|index| area(HEKI_AREA_FROZEN, 0x1000 + 16 * index, 0));
+        good().with_areas(keys.collect())
+    };
+    let max = u64::from(HEKI_MAX_FROZEN);
+    assert_eq!(keys(max).refusal(&ABLE), None);
+    assert_eq!(keys(max + 1).refusal(&ABLE), Some(TooBig));
 }
 
 #[test]

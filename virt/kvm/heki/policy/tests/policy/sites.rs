@@ -2,7 +2,9 @@
 
 //! Tables of jump labels, static calls and ftrace sites: what is dropped, what is taken, in what order it ends.
 
-use heki_abi::{HEKI_AREA_RETURN_THUNK, HEKI_AREA_RO_AFTER_INIT, HEKI_AREA_STATIC_RETURN};
+use heki_abi::{
+    Area, HEKI_AREA_FROZEN, HEKI_AREA_RETURN_THUNK, HEKI_AREA_RO_AFTER_INIT, HEKI_AREA_STATIC_RETURN,
+};
 use heki_policy::patch::sites::{self, Rule, Site};
 use proptest::prelude::*;
 
@@ -352,6 +354,21 @@ fn a_trampoline_is_frozen_by_its_own_address() {
     for beside in [TRAMP - 1, TRAMP + 1, TRAMP + 8, FIRST] {
         assert_eq!(frozen(beside).rule, tail_call(FIRST), "{beside:x}");
     }
+}
+
+#[test]
+fn a_guest_freezes_its_own_trampolines() {
+    let mut toy = Toy::new();
+    assert_eq!(trampoline(&toy, TRAMP).unwrap().rule, tail_call(FIRST));
+    for va in [TRAMP + 8, TRAMP] {
+        toy.areas.push(Area {
+            kind: HEKI_AREA_FROZEN,
+            reserved: 0,
+            va,
+            len: 0,
+        });
+    }
+    assert_eq!(trampoline(&toy, TRAMP).unwrap().rule, Rule::Frozen);
 }
 
 #[test]
