@@ -74,6 +74,16 @@ struct kvm_heki {
 #define KVM_HEKI_COUNT_PATCHED		7	/* instructions, not requests */
 #define KVM_HEKI_COUNT_GRANT		8
 #define KVM_HEKI_COUNT_DENIED_PATCH	9
+#define KVM_HEKI_COUNT_MSR		10
+
+/*
+ * The bits with a row in virt/kvm/heki/policy/registers.rs. Compared there with
+ * the table, and in arch/x86/kvm/heki.c with what KVM lets a guest set: a new bit
+ * fails the build until somebody decides.
+ */
+#define KVM_HEKI_DECIDED_CR0		0xe005003fULL
+#define KVM_HEKI_DECIDED_CR4		0x118f77fffULL
+#define KVM_HEKI_DECIDED_EFER		0x20fd01ULL
 
 /* Written in Rust: virt/kvm/heki/hooks.rs. */
 struct kvm_heki *__kvm_heki_create(u64 cr4_in_hardware);
@@ -89,12 +99,16 @@ void __kvm_heki_report(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 		       u64 gfn, u32 access);
 bool __kvm_heki_deny_cr(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 			u32 reg, u64 old, u64 new);
+bool __kvm_heki_deny_load(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
+			  u32 reg, u32 index, u64 new);
+bool __kvm_heki_holds(const struct kvm_heki *heki, u32 reg, u32 index);
 void __kvm_heki_show(const struct kvm_heki *heki, struct seq_file *m);
 
 /* Written in C for the Rust floor: arch/x86/kvm/heki.c. */
 int heki_glue_read_guest(struct kvm_vcpu *vcpu, u64 gpa, void *data, u32 len);
 int heki_glue_write_guest(struct kvm_vcpu *vcpu, u64 gpa, const void *data, u32 len);
 u64 heki_glue_read_cr(struct kvm_vcpu *vcpu, u32 reg);
+bool heki_glue_see_register(struct kvm_vcpu *vcpu, u32 reg, u32 index, u64 *bits, u64 *value);
 struct kvm *heki_glue_lock_slots(struct kvm_vcpu *vcpu);
 void heki_glue_unlock_slots(struct kvm_vcpu *vcpu);
 bool heki_glue_is_memory(struct kvm *kvm, u64 gfn, u64 nr_pages);
@@ -108,9 +122,10 @@ void heki_glue_trace_seal(struct kvm_vcpu *vcpu, u32 nr_ranges, u32 nr_pins,
 void heki_glue_trace_patch(struct kvm_vcpu *vcpu, u32 op, u32 nr, const char *why,
 			   u32 why_len, long ret);
 void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u64 va, u32 reg,
-			  u64 bits, u32 reason);
+			  u32 index, u64 bits, u32 reason);
 void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr);
 bool heki_glue_can_hold_exec(struct kvm_vcpu *vcpu);
+bool heki_glue_can_hold_msrs(struct kvm_vcpu *vcpu);
 bool heki_glue_log_allowed(struct kvm_vcpu *vcpu);
 int heki_glue_pid(struct kvm_vcpu *vcpu);
 
@@ -145,7 +160,8 @@ static inline bool kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64
 	u64 heki_patch;			\
 	u64 heki_patched;		\
 	u64 heki_grant;			\
-	u64 heki_denied_patch;
+	u64 heki_denied_patch;		\
+	u64 heki_denied_msr;
 
 #define KVM_HEKI_VCPU_STATS_DESC			\
 	STATS_DESC_COUNTER(VCPU, heki_query),		\
@@ -157,7 +173,8 @@ static inline bool kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64
 	STATS_DESC_COUNTER(VCPU, heki_patch),		\
 	STATS_DESC_COUNTER(VCPU, heki_patched),		\
 	STATS_DESC_COUNTER(VCPU, heki_grant),		\
-	STATS_DESC_COUNTER(VCPU, heki_denied_patch),
+	STATS_DESC_COUNTER(VCPU, heki_denied_patch),	\
+	STATS_DESC_COUNTER(VCPU, heki_denied_msr),
 
 /* The device type lies above upstream's, so the table of devices must reach it. */
 #define KVM_NR_DEV_TYPES	(KVM_DEV_TYPE_HEKI + 1)

@@ -284,7 +284,7 @@ fn pins(registers: &Registers) -> Result<KVec<abi::Pin>> {
             pins.push(
                 abi::Pin {
                     reg,
-                    reserved: 0,
+                    index: 0,
                     mask,
                 },
                 GFP_KERNEL,

@@ -23,6 +23,7 @@
 #include "mmu.h"
 #include "mmu/mmu_internal.h"
 #include "mmu/spte.h"
+#include "msrs.h"
 #include "regs.h"
 #include "x86.h"
 
@@ -30,6 +31,12 @@
 #include <trace/events/kvm_heki.h>
 
 DEFINE_STATIC_KEY_FALSE(kvm_heki_key);
+
+/* A guest can set no bit that has no decision in virt/kvm/heki/policy/registers.rs. */
+static_assert(!(~(u64)CR0_RESERVED_BITS & ~KVM_HEKI_DECIDED_CR0));
+static_assert(!(~(u64)CR4_RESERVED_BITS & ~KVM_HEKI_DECIDED_CR4));
+static_assert(KVM_HEKI_DECIDED_EFER == (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_SVME |
+					EFER_LMSLE | EFER_FFXSR | EFER_TCE | EFER_AUTOIBRS));
 
 /*
  * Opting in
@@ -471,11 +478,33 @@ bool __kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
 	return heki && __kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE);
 }
 
+/* Does the VM's seal keep bits of the register, so that writes of it must exit? */
+bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index)
+{
+	const struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
+
+	guard(srcu)(&vcpu->kvm->srcu);
+	return heki && __kvm_heki_holds(heki, reg, index);
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(__kvm_heki_pins);
+
+/* Can LIDT be made to exit? The vendor module says so when it is loaded. */
+static bool heki_idt_exits;
+
+void kvm_heki_set_idt_exits(bool has)
+{
+	heki_idt_exits = has;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_heki_set_idt_exits);
+
 /* After a change of pins or of the allow-list, on the vCPU itself. */
 void kvm_heki_reload(struct kvm_vcpu *vcpu)
 {
 	/* An unpaged vCPU moves to the root that fits the allow-list. */
 	kvm_mmu_reset_context(vcpu);
+
+	/* Writes of a pinned MSR exit, of others as before. */
+	kvm_x86_call(recalc_intercepts)(vcpu);
 
 	/* The nested exit reloads both registers. */
 	if (is_guest_mode(vcpu))
@@ -496,6 +525,38 @@ int heki_glue_read_guest(struct kvm_vcpu *vcpu, u64 gpa, void *data, u32 len)
 int heki_glue_write_guest(struct kvm_vcpu *vcpu, u64 gpa, const void *data, u32 len)
 {
 	return kvm_vcpu_write_guest(vcpu, gpa, data, len);
+}
+
+/* The bits of an MSR that KVM keeps: SYSENTER is 32 bits wide on AMD. */
+static u64 heki_msr_bits(struct kvm_vcpu *vcpu, u32 index)
+{
+	switch (index) {
+	case MSR_IA32_SYSENTER_EIP:
+	case MSR_IA32_SYSENTER_ESP:
+		return guest_cpuid_is_intel_compatible(vcpu) ? ~0ull : U32_MAX;
+	default:
+		return ~0ull;
+	}
+}
+
+/* A register as the guest would read it; false if the vCPU, or the host, has none. */
+bool heki_glue_see_register(struct kvm_vcpu *vcpu, u32 reg, u32 index, u64 *bits, u64 *value)
+{
+	struct desc_ptr dt;
+
+	*bits = ~0ull;
+	switch (reg) {
+	case HEKI_REG_XCR0:
+		*value = vcpu->arch.xcr0;
+		return guest_cpu_cap_has(vcpu, X86_FEATURE_XSAVE);
+	case HEKI_REG_IDTR:
+		kvm_x86_call(get_idt)(vcpu, &dt);
+		*value = index ? dt.size : dt.address;
+		return heki_idt_exits;
+	default:
+		*bits = heki_msr_bits(vcpu, index);
+		return !__kvm_emulate_msr_read(vcpu, index, value);
+	}
 }
 
 u64 heki_glue_read_cr(struct kvm_vcpu *vcpu, u32 reg)
@@ -624,10 +685,10 @@ void heki_glue_trace_patch(struct kvm_vcpu *vcpu, u32 op, u32 nr, const char *wh
 }
 
 void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u64 va, u32 reg,
-			  u64 bits, u32 reason)
+			  u32 index, u64 bits, u32 reason)
 {
-	trace_kvm_heki_deny(vcpu->vcpu_id, kvm_rip_read(vcpu), access, gfn, va, reg, bits,
-			    reason);
+	trace_kvm_heki_deny(vcpu->vcpu_id, kvm_rip_read(vcpu), access, gfn, va, reg, index,
+			    bits, reason);
 }
 
 void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr)
@@ -643,10 +704,24 @@ void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr)
 		[KVM_HEKI_COUNT_PATCHED] = &vcpu->stat.heki_patched,
 		[KVM_HEKI_COUNT_GRANT] = &vcpu->stat.heki_grant,
 		[KVM_HEKI_COUNT_DENIED_PATCH] = &vcpu->stat.heki_denied_patch,
+		[KVM_HEKI_COUNT_MSR] = &vcpu->stat.heki_denied_msr,
 	};
 
 	if (counter < ARRAY_SIZE(counters))
 		*counters[counter] += nr;
+}
+
+static bool heki_is_hypervisor(struct kvm *kvm)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+
+	kvm_for_each_vcpu(i, vcpu, kvm) {
+		if (guest_cpu_cap_has(vcpu, X86_FEATURE_VMX) ||
+		    guest_cpu_cap_has(vcpu, X86_FEATURE_SVM))
+			return true;
+	}
+	return false;
 }
 
 /*
@@ -655,17 +730,13 @@ void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr)
  */
 bool heki_glue_can_hold_exec(struct kvm_vcpu *vcpu)
 {
-	struct kvm *kvm = vcpu->kvm;
-	unsigned long i;
+	return kvm_x86_call(tdp_has_smep)(vcpu->kvm) && !heki_is_hypervisor(vcpu->kvm);
+}
 
-	if (!kvm_x86_call(tdp_has_smep)(kvm))
-		return false;
-	kvm_for_each_vcpu(i, vcpu, kvm) {
-		if (guest_cpu_cap_has(vcpu, X86_FEATURE_VMX) ||
-		    guest_cpu_cap_has(vcpu, X86_FEATURE_SVM))
-			return false;
-	}
-	return true;
+/* Neither are the host-state areas and the MSR lists that it loads registers from. */
+bool heki_glue_can_hold_msrs(struct kvm_vcpu *vcpu)
+{
+	return !heki_is_hypervisor(vcpu->kvm);
 }
 
 bool heki_glue_log_allowed(struct kvm_vcpu *vcpu)

@@ -3,8 +3,9 @@
  * The hooks that KVM's x86 code calls, one line and a name each.
  *
  * Every inline tests the static key, then the VM's own state, and only then
- * leaves for arch/x86/kvm/heki.c. The vendor modules use kvm_heki_cr0_on() and
- * kvm_heki_cr4_on(), which read plain fields: the key is not exported.
+ * leaves for arch/x86/kvm/heki.c. The vendor modules use kvm_heki_cr0_on(),
+ * kvm_heki_cr4_on() and kvm_heki_pins_msr(), which read plain fields first: the key
+ * is not exported.
  * With CONFIG_KVM_HEKI off every hook compiles to nothing.
  */
 #ifndef __KVM_X86_HEKI_H
@@ -12,6 +13,9 @@
 
 #include <linux/kvm_heki.h>
 #include <linux/kvm_host.h>
+
+#include <asm/desc_defs.h>
+#include <asm/fpu/xcr.h>
 
 #include "regs.h"
 #include "smm.h"
@@ -33,8 +37,16 @@ u64 __kvm_heki_clamp_spte(struct kvm *kvm, struct kvm_mmu_page *sp, int index, u
 unsigned int __kvm_heki_root_access(struct kvm *kvm, union kvm_cpu_role cpu_role,
 				    unsigned int access);
 int __kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
+bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index);
+void kvm_heki_set_idt_exits(bool has);
 bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
 			      struct x86_exception *exception);
+
+/* For the vendor modules, which have no static key. */
+static inline bool kvm_heki_opted_in(struct kvm *kvm)
+{
+	return kvm->arch.heki;
+}
 
 /* The VM's state if it opted in, else NULL. */
 static inline struct kvm_heki *kvm_heki_vm(struct kvm *kvm)
@@ -131,13 +143,58 @@ static inline bool kvm_heki_pins_apply(struct kvm_vcpu *vcpu)
 	return vcpu->kvm->arch.heki && !is_smm(vcpu) && !is_guest_mode(vcpu);
 }
 
-/* Without paging a change goes through and hardware holds the bit: so do starting vCPUs. */
+/*
+ * Without paging a change goes through and hardware holds the bit: so do starting
+ * vCPUs. They turn on paging with the pinned bits of EFER or not at all.
+ */
 static inline bool kvm_heki_deny_cr(struct kvm_vcpu *vcpu, u32 reg, u64 old, u64 new)
 {
 	struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
 
-	return heki && kvm_heki_pins_apply(vcpu) && is_paging(vcpu) &&
-	       __kvm_heki_deny_cr(heki, vcpu, reg, old, new);
+	if (!heki || !kvm_heki_pins_apply(vcpu))
+		return false;
+	if (is_paging(vcpu))
+		return __kvm_heki_deny_cr(heki, vcpu, reg, old, new);
+	return reg == HEKI_REG_CR0 && (new & X86_CR0_PG) &&
+	       __kvm_heki_deny_load(heki, vcpu, HEKI_REG_MSR, MSR_EFER, vcpu->arch.efer);
+}
+
+/* EFER without paging is judged when paging is turned on; SMM has one of its own. */
+static inline bool kvm_heki_deny_msr(struct kvm_vcpu *vcpu, u32 index, u64 data)
+{
+	struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
+
+	if (!heki || (index == MSR_EFER && (!is_paging(vcpu) || is_smm(vcpu))))
+		return false;
+	return __kvm_heki_deny_load(heki, vcpu, HEKI_REG_MSR, index, data);
+}
+
+static inline bool kvm_heki_deny_xcr(struct kvm_vcpu *vcpu, u32 index, u64 data)
+{
+	struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
+
+	return heki && index == XCR_XFEATURE_ENABLED_MASK &&
+	       __kvm_heki_deny_load(heki, vcpu, HEKI_REG_XCR0, 0, data);
+}
+
+static inline bool kvm_heki_pins_msr(struct kvm_vcpu *vcpu, u32 index)
+{
+	return kvm_heki_opted_in(vcpu->kvm) && __kvm_heki_pins(vcpu, HEKI_REG_MSR, index);
+}
+
+static inline bool kvm_heki_pins_idt(struct kvm_vcpu *vcpu)
+{
+	return kvm_heki_opted_in(vcpu->kvm) && __kvm_heki_pins(vcpu, HEKI_REG_IDTR, 0);
+}
+
+/* SMM has an IDT of its own. */
+static inline bool kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt)
+{
+	struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
+
+	return heki && !is_smm(vcpu) &&
+	       (__kvm_heki_deny_load(heki, vcpu, HEKI_REG_IDTR, 0, dt->address) ||
+		__kvm_heki_deny_load(heki, vcpu, HEKI_REG_IDTR, 1, dt->size));
 }
 
 static inline unsigned long kvm_heki_cr0_on(struct kvm_vcpu *vcpu)
@@ -211,6 +268,25 @@ static inline bool kvm_heki_deny_cr(struct kvm_vcpu *vcpu, u32 reg, u64 old, u64
 	return false;
 }
 
+static inline bool kvm_heki_deny_msr(struct kvm_vcpu *vcpu, u32 index, u64 data)
+{
+	return false;
+}
+
+static inline bool kvm_heki_deny_xcr(struct kvm_vcpu *vcpu, u32 index, u64 data)
+{
+	return false;
+}
+
+static inline bool kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt)
+{
+	return false;
+}
+
+static inline bool kvm_heki_opted_in(struct kvm *kvm) { return false; }
+static inline void kvm_heki_set_idt_exits(bool has) { }
+static inline bool kvm_heki_pins_msr(struct kvm_vcpu *vcpu, u32 index) { return false; }
+static inline bool kvm_heki_pins_idt(struct kvm_vcpu *vcpu) { return false; }
 static inline unsigned long kvm_heki_cr0_on(struct kvm_vcpu *vcpu) { return 0; }
 static inline unsigned long kvm_heki_cr4_on(struct kvm_vcpu *vcpu) { return 0; }
 

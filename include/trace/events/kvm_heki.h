@@ -94,9 +94,9 @@ TRACE_EVENT(kvm_heki_patch,
 );
 
 TRACE_EVENT(kvm_heki_deny,
-	TP_PROTO(unsigned int vcpu_id, u64 rip, u32 access, u64 gfn, u64 va, u32 reg, u64 bits,
-		 u32 reason),
-	TP_ARGS(vcpu_id, rip, access, gfn, va, reg, bits, reason),
+	TP_PROTO(unsigned int vcpu_id, u64 rip, u32 access, u64 gfn, u64 va, u32 reg, u32 index,
+		 u64 bits, u32 reason),
+	TP_ARGS(vcpu_id, rip, access, gfn, va, reg, index, bits, reason),
 
 	TP_STRUCT__entry(
 		__field(unsigned int, vcpu_id)
@@ -105,6 +105,7 @@ TRACE_EVENT(kvm_heki_deny,
 		__field(u64, gfn)
 		__field(u64, va)
 		__field(u32, reg)
+		__field(u32, index)
 		__field(u64, bits)
 		__field(u32, reason)
 	),
@@ -116,19 +117,27 @@ TRACE_EVENT(kvm_heki_deny,
 		__entry->gfn = gfn;
 		__entry->va = va;
 		__entry->reg = reg;
+		__entry->index = index;
 		__entry->bits = bits;
 		__entry->reason = reason;
 	),
 
-	/* va is that of access patch, gfn of the others; access 0 has reg and bits instead. */
-	TP_printk("vcpu %u rip 0x%llx access %s gfn 0x%llx va 0x%llx cr%u bits 0x%llx reason %s",
+	/* va is that of access patch, gfn of the others; access 0 has reg, index and bits instead. */
+	TP_printk("vcpu %u rip 0x%llx access %s gfn 0x%llx va 0x%llx %s index 0x%x bits 0x%llx reason %s",
 		  __entry->vcpu_id, __entry->rip,
 		  __print_flags(__entry->access, "|",
 				{ KVM_HEKI_ACCESS_WRITE, "write" },
 				{ KVM_HEKI_ACCESS_FETCH, "fetch" },
 				{ KVM_HEKI_ACCESS_WALK, "walk" },
 				{ KVM_HEKI_ACCESS_PATCH, "patch" }),
-		  __entry->gfn, __entry->va, __entry->reg, __entry->bits,
+		  __entry->gfn, __entry->va,
+		  __print_symbolic(__entry->reg,
+				   { HEKI_REG_CR0, "cr0" },
+				   { HEKI_REG_CR4, "cr4" },
+				   { HEKI_REG_XCR0, "xcr0" },
+				   { HEKI_REG_MSR, "msr" },
+				   { HEKI_REG_IDTR, "idtr" }),
+		  __entry->index, __entry->bits,
 		  __print_symbolic(__entry->reason,
 				   { KVM_HEKI_REASON_SEALED, "sealed" },
 				   { KVM_HEKI_REASON_NOT_EXECUTABLE, "not_executable" },

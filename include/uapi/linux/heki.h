@@ -30,11 +30,12 @@
 #define HEKI_OP_GRANT			3
 #define HEKI_OP_RELEASE			4
 #define HEKI_OP_FROZEN			5
+#define HEKI_OP_QUERY_PIN		6
 
 /* Bounds of one SEAL request. */
 #define HEKI_MAX_REQUEST_BYTES		262144
 #define HEKI_MAX_RANGES			4096
-#define HEKI_MAX_PINS			8
+#define HEKI_MAX_PINS			64
 #define HEKI_MAX_AREAS			1024
 
 /* Bounds of later requests, and of what a seal may list. */
@@ -53,6 +54,8 @@
 #define HEKI_PROT_WRITE			(1 << 0)	/* sealed memory cannot be written */
 #define HEKI_PROT_EXEC			(1 << 1)	/* supervisor mode runs listed memory only */
 #define HEKI_PROT_CR			(1 << 2)	/* CR0 and CR4 bits can be pinned */
+#define HEKI_PROT_MSR			(1 << 3)	/* XCR0 and MSRs can be pinned */
+#define HEKI_PROT_DT			(1 << 4)	/* the IDTR can be pinned */
 
 /* What PATCH serves, and what it can tell of the target of a call. */
 #define HEKI_PATCH_JUMP_LABEL		(1 << 0)
@@ -151,16 +154,25 @@ struct heki_range {
 /* Registers that can be pinned. */
 #define HEKI_REG_CR0			0
 #define HEKI_REG_CR4			4
+#define HEKI_REG_XCR0			16
+#define HEKI_REG_MSR			17
+#define HEKI_REG_IDTR			18	/* index 0: base, 1: limit */
 
 /**
- * struct heki_pin - bits of a register that stay set
+ * struct heki_pin - bits of a register that stay as they are
  * @reg:	HEKI_REG_*
- * @reserved:	zero
- * @mask:	the bits; each is set on the vCPU that asks
+ * @index:	number of the MSR, half of the IDTR, zero for other registers
+ * @mask:	the bits. Those of CR0 and CR4 are set on the vCPU that asks, and
+ *		stay set. Those of others keep the value that they have
+ *		there; of a register of which each CPU has its own value, that
+ *		of each CPU. See Documentation/virt/kvm/x86/heki-registers.rst.
+ *
+ * It is also the block of HEKI_OP_QUERY_PIN: the guest writes @reg and @index,
+ * the host all of it. @mask is then what can be pinned, after the seal what is.
  */
 struct heki_pin {
 	__u32 reg;
-	__u32 reserved;
+	__u32 index;
 	__u64 mask;
 };
 

@@ -48,13 +48,15 @@ pub const HEKI_OP_GRANT: u32 = 3;
 pub const HEKI_OP_RELEASE: u32 = 4;
 /// Tells what the VMM froze: [`Frozen`].
 pub const HEKI_OP_FROZEN: u32 = 5;
+/// Operation: write into a [`Pin`] which bits of its register can be pinned, or are.
+pub const HEKI_OP_QUERY_PIN: u32 = 6;
 
 /// Largest SEAL request, in bytes.
 pub const HEKI_MAX_REQUEST_BYTES: u32 = 262_144;
 /// Most ranges in one SEAL request.
 pub const HEKI_MAX_RANGES: u32 = 4096;
 /// Most pins in one SEAL request.
-pub const HEKI_MAX_PINS: u32 = 8;
+pub const HEKI_MAX_PINS: u32 = 64;
 /// Most areas in one SEAL request.
 pub const HEKI_MAX_AREAS: u32 = 1024;
 
@@ -84,6 +86,10 @@ pub const HEKI_PROT_WRITE: u32 = 1 << 0;
 pub const HEKI_PROT_EXEC: u32 = 1 << 1;
 /// Protection: bits of CR0 and CR4 can be pinned.
 pub const HEKI_PROT_CR: u32 = 1 << 2;
+/// Protection: XCR0 and MSRs can be pinned.
+pub const HEKI_PROT_MSR: u32 = 1 << 3;
+/// Protection: the IDTR can be pinned.
+pub const HEKI_PROT_DT: u32 = 1 << 4;
 
 /// PATCH serves jump labels.
 pub const HEKI_PATCH_JUMP_LABEL: u32 = 1 << 0;
@@ -137,6 +143,12 @@ pub const HEKI_KIND_COUNT: u32 = 9;
 pub const HEKI_REG_CR0: u32 = 0;
 /// Register of a pin: CR4.
 pub const HEKI_REG_CR4: u32 = 4;
+/// Register: XCR0.
+pub const HEKI_REG_XCR0: u32 = 16;
+/// Register: the MSR of the pin's index.
+pub const HEKI_REG_MSR: u32 = 17;
+/// Register: the base (index 0) or the limit (index 1) of the IDTR.
+pub const HEKI_REG_IDTR: u32 = 18;
 
 /// Area: the `struct jump_entry`s, in sealed memory.
 pub const HEKI_AREA_JUMP_TABLE: u32 = 0;
@@ -289,15 +301,15 @@ pub struct Range {
     pub kind: u32,
 }
 
-/// Bits of a register that stay set (`struct heki_pin`).
+/// Bits of a register that stay as they are (`struct heki_pin`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Pin {
     /// `HEKI_REG_*`.
     pub reg: u32,
-    /// Zero.
-    pub reserved: u32,
-    /// The bits; each is set on the vCPU that asks.
+    /// Number of the MSR, half of the IDTR, zero for other registers.
+    pub index: u32,
+    /// The bits: in CR0 and CR4 they stay set, in others they keep their value.
     pub mask: u64,
 }
 

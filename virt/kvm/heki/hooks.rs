@@ -17,7 +17,10 @@ use crate::{
         vcpu::Vcpu, //
     },
     pin,
-    policy::rights::Rights,
+    policy::{
+        registers,
+        rights::Rights, //
+    },
     protect,
     show,
     text,
@@ -210,6 +213,41 @@ pub(crate) unsafe extern "C" fn __kvm_heki_deny_cr(
     pin::denies(vm, &vcpu, reg, old, new)
 }
 
+/// Whether a load of a register other than CR0 and CR4 is denied; reports it if so.
+///
+/// # Safety
+///
+/// As `__kvm_heki_hypercall`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_deny_load(
+    heki: *const bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+    reg: u32,
+    index: u32,
+    new: u64,
+) -> bool {
+    // SAFETY: by this function's safety requirements.
+    let (vm, vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    pin::denies_load(vm, &vcpu, reg, index, new)
+}
+
+/// Whether the seal keeps bits of a register other than CR0 and CR4. Does not sleep.
+///
+/// # Safety
+///
+/// As `__kvm_heki_rights`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_holds(
+    heki: *const bindings::kvm_heki,
+    reg: u32,
+    index: u32,
+) -> bool {
+    // SAFETY: by this function's safety requirements.
+    let (vm, reader) = unsafe { (vm(heki), Reader::new()) };
+    vm.seal(reader)
+        .is_some_and(|seal| seal.held(reg, index).is_some())
+}
+
 /// Prints a VM into its debugfs file.
 ///
 /// # Safety
@@ -225,6 +263,13 @@ pub(crate) unsafe extern "C" fn __kvm_heki_show(
     show::show(vm, reader, m);
 }
 
+// Every bit of a control register that KVM lets a guest set is decided.
+static_assert!(registers::decided(bindings::HEKI_REG_CR0, 0) == bindings::KVM_HEKI_DECIDED_CR0 as u64);
+static_assert!(registers::decided(bindings::HEKI_REG_CR4, 0) == bindings::KVM_HEKI_DECIDED_CR4 as u64);
+static_assert!(
+    registers::decided(bindings::HEKI_REG_MSR, registers::MSR_EFER)
+        == bindings::KVM_HEKI_DECIDED_EFER as u64
+);
 // C reads the rights as the bits of the ABI.
 static_assert!(Rights::WRITE.bits() == bindings::HEKI_WRITE);
 static_assert!(Rights::EXEC.bits() == bindings::HEKI_EXEC);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 #![deny(unsafe_code)]
 
-//! What a guest asks: QUERY, SEAL and FROZEN here, changes of sealed text in [`patch`](super::patch).
+//! What a guest asks: QUERY, QUERY_PIN, SEAL and FROZEN here, changes of sealed text in
+//! [`patch`](super::patch).
 //!
 //! A request is copied once, bounded, parsed by [`policy::request`](super::policy::request), checked
 //! whole, and then takes effect whole or not at all. [`verdict`](super::verdict) reports.
@@ -30,6 +31,7 @@ use crate::{
         self,
         Failure, //
     },
+    pin,
     text,
     verdict,
     vm::{
@@ -43,7 +45,10 @@ use kernel::{
     prelude::*,
     sync::Arc, //
 };
-use zerocopy::IntoBytes;
+use zerocopy::{
+    FromZeros,
+    IntoBytes, //
+};
 
 /// The registers of the hypercall.
 pub(crate) struct Call {
@@ -77,6 +82,11 @@ pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
         }
         Ok(abi::HEKI_OP_FROZEN) => {
             let ret = frozen(vm, vcpu, call).map_or_else(errno, |()| 0);
+            verdict::queried(vcpu, ret);
+            ret
+        }
+        Ok(abi::HEKI_OP_QUERY_PIN) => {
+            let ret = query_pin(vm, vcpu, call).map_or_else(errno, |()| 0);
             verdict::queried(vcpu, ret);
             ret
         }
@@ -120,7 +130,7 @@ fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
     let answer = abi::Query {
         version: abi::HEKI_ABI_VERSION,
         state: vm.state(reader).abi(),
-        available: available(vcpu.can_hold_exec()),
+        available: available(vcpu),
         held: vm.seal(reader).map_or(0, held),
         cr0_pinnable: vm.cr0_pinnable(),
         cr4_pinnable: vm.cr4_pinnable,
@@ -147,14 +157,30 @@ fn frozen(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
     vcpu.write_guest(call.gpa, answer.as_bytes())
 }
 
-/// The protections (`HEKI_PROT_*`) that a VM may ask for.
-fn available(exec: bool) -> u32 {
-    let always = abi::HEKI_PROT_WRITE | abi::HEKI_PROT_CR;
-    if exec {
-        always | abi::HEKI_PROT_EXEC
-    } else {
-        always
+/// Answers which bits of one register can be pinned, or are.
+fn query_pin(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
+    if call.len != size_of::<abi::Pin>() as u64 {
+        return Err(Refusal::BadLength);
     }
+    let mut pin = abi::Pin::new_zeroed();
+    vcpu.read_guest(call.gpa, pin.as_mut_bytes())?;
+    pin.mask = pin::mask(vm, vcpu, pin.reg, pin.index);
+    vcpu.write_guest(call.gpa, pin.as_bytes())
+}
+
+/// The protections (`HEKI_PROT_*`) that a VM may ask for.
+fn available(vcpu: &Vcpu<'_>) -> u32 {
+    let mut available = abi::HEKI_PROT_WRITE | abi::HEKI_PROT_CR;
+    if vcpu.can_hold_exec() {
+        available |= abi::HEKI_PROT_EXEC;
+    }
+    if vcpu.can_hold_msrs() {
+        available |= abi::HEKI_PROT_MSR;
+        if vcpu.see(abi::HEKI_REG_IDTR, 0).is_some() {
+            available |= abi::HEKI_PROT_DT;
+        }
+    }
+    available
 }
 
 /// The protections (`HEKI_PROT_*`) that a seal holds.
@@ -169,6 +195,12 @@ fn held(seal: &Seal) -> u32 {
     if !seal.pins.is_empty() {
         held |= abi::HEKI_PROT_CR;
     }
+    for register in seal.held.iter() {
+        held |= match register.reg {
+            abi::HEKI_REG_IDTR => abi::HEKI_PROT_DT,
+            _ => abi::HEKI_PROT_MSR,
+        };
+    }
     held
 }
 
@@ -181,12 +213,15 @@ fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call, asked: &mut Asked) -> Result<
         exec: vcpu.can_hold_exec(),
         cr0_pinnable: vm.cr0_pinnable(),
         cr4_pinnable: vm.cr4_pinnable,
+        msr: vcpu.can_hold_msrs(),
         cr0: vcpu.register(abi::HEKI_REG_CR0),
         cr4: vcpu.register(abi::HEKI_REG_CR4),
     };
     let request = Request::parse(bytes.as_slice(), &caps)?;
     *asked = what_is_asked(&request);
     let regions = plan(&request)?;
+    let held = pin::gather(vcpu, &request)?;
+    let held = Arc::new(held, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
 
     let mut lock = vcpu.lock_slots();
     let is_memory = |region: &Region| lock.is_memory(region.start, region.nr_pages());
@@ -201,6 +236,7 @@ fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call, asked: &mut Asked) -> Result<
         default: request.default_rights(),
         exec: request.exec(),
         pins: request.pins(),
+        held,
         text: Arc::new(facts, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?,
     };
     let seal = KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
@@ -221,10 +257,9 @@ pub(crate) fn copy_request(vcpu: &mut Vcpu<'_>, call: &Call) -> Result<KVVec<u8>
 }
 
 fn what_is_asked(request: &Request<'_>) -> Asked {
-    let pins = request.pins();
     Asked {
         nr_ranges: request.nr_ranges() as u32,
-        nr_pins: u32::from(pins.cr0 != 0) + u32::from(pins.cr4 != 0),
+        nr_pins: request.nr_pins() as u32,
         flags: if request.exec() { abi::HEKI_SEAL_EXEC } else { 0 },
     }
 }

@@ -1,26 +1,107 @@
 // SPDX-License-Identifier: GPL-2.0
 #![deny(unsafe_code)]
 
-//! Control registers of a sealed VM: the refusal of a change.
+//! Registers of a sealed VM: what can be pinned on a vCPU, and the refusal of a change.
 //!
-//! Hardware holds the pinned bits in any case (`kvm_heki_cr0_on()`, `kvm_heki_cr4_on()` in
-//! `arch/x86/kvm/heki.h`); this tells the guest and the host. Locks: none.
+//! Hardware holds the pinned bits of CR0 and CR4 in any case (`kvm_heki_cr0_on()`,
+//! `kvm_heki_cr4_on()` in `arch/x86/kvm/heki.h`); there, refusal tells the guest and the host. All
+//! other registers change only by an exit, so there refusal is what holds them.
+//! Decides with [`policy::registers`](super::policy::registers). Locks: none.
 
 use crate::{
+    abi,
     kvm::vcpu::Vcpu,
-    policy::verdict::Verdict,
+    policy::{
+        refusal::Refusal,
+        registers::{
+            self,
+            Held,
+            Scope, //
+        },
+        request::Request,
+        verdict::Verdict, //
+    },
     verdict,
-    vm::Vm, //
+    vm::{
+        Seal,
+        Vm, //
+    },
 };
+use kernel::prelude::*;
 
-/// Whether the guest may not change register `reg` from `old` to `new`; reports if so.
+/// Whether the guest may not change CR0 or CR4 (`reg`) from `old` to `new`; reports if so.
 pub(crate) fn denies(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, old: u64, new: u64) -> bool {
     let Some(seal) = vm.seal(vcpu.reader()) else {
         return false;
     };
-    let bits = seal.pins.denied(reg, old, new);
+    report(vcpu, reg, 0, seal.pins.denied(reg, old, new))
+}
+
+/// Whether the guest may not load `new` into XCR0 or an MSR; reports if so.
+pub(crate) fn denies_load(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32, new: u64) -> bool {
+    let Some(held) = vm.seal(vcpu.reader()).and_then(|seal| seal.held(reg, index)) else {
+        return false;
+    };
+    // A register that cannot be read any more counts as loaded with the value of the seal.
+    let current = if held.scope() != Scope::Vm {
+        vcpu.see(reg, index).map_or(held.value, |seen| seen.value)
+    } else {
+        held.value
+    };
+    report(vcpu, reg, index, held.denied(current, new))
+}
+
+fn report(vcpu: &Vcpu<'_>, reg: u32, index: u32, bits: u64) -> bool {
     if bits != 0 {
-        verdict::denied(vcpu, &Verdict::pinned(reg, bits));
+        verdict::denied(vcpu, &Verdict::pinned(reg, index, bits));
     }
     bits != 0
+}
+
+/// What `request` wants held by value, with the values of the vCPU that asks.
+///
+/// # Errors
+///
+/// [`Refusal::PinUnsupported`], [`Refusal::SspNeedsXss`], [`Refusal::NoMemory`].
+pub(crate) fn gather(vcpu: &Vcpu<'_>, request: &Request<'_>) -> Result<KVVec<Held>, Refusal> {
+    let mut all = KVVec::with_capacity(request.nr_pins(), GFP_KERNEL_ACCOUNT)
+        .map_err(|_| Refusal::NoMemory)?;
+    for pin in request.kept() {
+        let held = registers::hold(&pin, vcpu.see(pin.reg, pin.index))?;
+        all.push(held, GFP_KERNEL_ACCOUNT)
+            .map_err(|_| Refusal::NoMemory)?;
+    }
+    registers::check(all.as_slice())?;
+    Ok(all)
+}
+
+/// The bits of a register that can be pinned for this vCPU; once sealed, those that are.
+pub(crate) fn mask(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32) -> u64 {
+    match vm.seal(vcpu.reader()) {
+        Some(seal) => held_bits(seal, reg, index),
+        None => pinnable(vm, vcpu, reg, index),
+    }
+}
+
+fn held_bits(seal: &Seal, reg: u32, index: u32) -> u64 {
+    if registers::is_kept(reg) {
+        seal.held(reg, index).map_or(0, |held| held.mask)
+    } else if index == 0 {
+        seal.pins.of(reg)
+    } else {
+        0
+    }
+}
+
+fn pinnable(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32) -> u64 {
+    match (reg, index) {
+        (abi::HEKI_REG_CR0, 0) => vm.cr0_pinnable(),
+        (abi::HEKI_REG_CR4, 0) => vm.cr4_pinnable,
+        _ if !vcpu.can_hold_msrs() => 0,
+        // Only what has a row is read: a guest cannot make KVM read just any MSR this way.
+        _ => registers::find(reg, index)
+            .filter(|row| row.pinnable() != 0)
+            .and_then(|row| Some(vcpu.see(reg, index)?.pinnable(row)))
+            .unwrap_or(0),
+    }
 }

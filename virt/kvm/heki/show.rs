@@ -3,10 +3,12 @@
 
 //! The debugfs file `heki` of a VM: state, pins and ranges, one line each.
 //!
+//! Of pinned MSRs the bits are printed and not the values, which tell addresses of the guest.
 //! Ranges are printed as guest physical addresses, the last one included, as `/proc/iomem` does.
 //! Locks: inside `kvm->srcu`.
 
 use crate::{
+    abi,
     kvm::publish::Reader,
     policy::map::PAGE_SHIFT,
     vm::Vm, //
@@ -25,6 +27,13 @@ pub(crate) fn show(vm: &Vm, reader: Reader<'_>, m: &SeqFile) {
     seq_print!(m, "exec {}\n", if seal.exec { "allow-list" } else { "free" });
     seq_print!(m, "pin cr0 {:#x}\n", seal.pins.cr0);
     seq_print!(m, "pin cr4 {:#x}\n", seal.pins.cr4);
+    for held in seal.held.iter() {
+        match held.reg {
+            abi::HEKI_REG_MSR => seq_print!(m, "pin msr {:#x} {:#x}\n", held.index, held.mask),
+            abi::HEKI_REG_IDTR => seq_print!(m, "pin idtr {} {:#x}\n", held.index, held.mask),
+            _ => seq_print!(m, "pin xcr0 {:#x}\n", held.mask),
+        }
+    }
     seq_print!(m, "sites {}\n", seal.text.nr_sites());
     seq_print!(m, "probes {}\n", seal.text.nr_probes());
     seq_print!(m, "patch {:#x}\n", seal.text.served());

@@ -17,6 +17,7 @@ use crate::{
     policy::{
         patch,
         refusal::Refusal,
+        registers,
         verdict::{
             Access,
             Reason,
@@ -102,7 +103,7 @@ pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
             bindings::KVM_HEKI_COUNT_DENIED_PATCH,
             bindings::KVM_HEKI_ACCESS_PATCH,
         ),
-        Access::Register => (bindings::KVM_HEKI_COUNT_CR, 0),
+        Access::Register => (counter_of(denial.victim), 0),
     };
     vcpu.count(counter, 1);
     let event = Denied {
@@ -113,10 +114,23 @@ pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
     vcpu.trace_deny(&match denial.victim {
         Victim::Gfn(gfn) => Denied { gfn, ..event },
         Victim::Text(va) => Denied { va, ..event },
-        Victim::Register { reg, bits } => Denied { reg, bits, ..event },
+        Victim::Register { reg, index, bits } => Denied {
+            reg,
+            index,
+            bits,
+            ..event
+        },
     });
     if vcpu.log_allowed() {
         log_denial(vcpu.pid(), denial);
+    }
+}
+
+/// The counter of denied changes of a register.
+fn counter_of(victim: Victim) -> u32 {
+    match victim {
+        Victim::Register { reg, .. } if registers::is_kept(reg) => bindings::KVM_HEKI_COUNT_MSR,
+        _ => bindings::KVM_HEKI_COUNT_CR,
     }
 }
 
@@ -130,9 +144,20 @@ fn log_denial(pid: i32, denial: &Verdict) {
         Victim::Text(va) => {
             pr_info!("heki: VM of process {pid}: denied {access} of text {va:#x}: {reason}\n")
         }
-        Victim::Register { reg, bits } => pr_info!(
-            "heki: VM of process {pid}: denied clearing bits {bits:#x} of CR{reg}: {reason}\n"
-        ),
+        Victim::Register { reg, index, bits } => match reg {
+            abi::HEKI_REG_XCR0 => pr_info!(
+                "heki: VM of process {pid}: denied changing bits {bits:#x} of XCR0: {reason}\n"
+            ),
+            abi::HEKI_REG_IDTR => pr_info!(
+                "heki: VM of process {pid}: denied changing bits {bits:#x} of the IDTR: {reason}\n"
+            ),
+            abi::HEKI_REG_MSR => pr_info!(
+                "heki: VM of process {pid}: denied changing bits {bits:#x} of MSR {index:#x}: {reason}\n"
+            ),
+            _ => pr_info!(
+                "heki: VM of process {pid}: denied clearing bits {bits:#x} of CR{reg}: {reason}\n"
+            ),
+        },
     }
 }
 

@@ -37,6 +37,7 @@ use crate::{
             PINNABLE_CR4, //
         },
         refusal::Refusal,
+        registers::Held,
         request::GPA_END,
         rights::Rights, //
     },
@@ -76,8 +77,10 @@ pub(crate) struct Seal {
     pub(crate) default: Rights,
     /// Whether supervisor execution is an allow-list.
     pub(crate) exec: bool,
-    /// Register bits that stay set.
+    /// Bits of control registers that stay set.
     pub(crate) pins: Pins,
+    /// Other registers of which bits keep their value.
+    pub(crate) held: Arc<KVVec<Held>>,
     /// What changes of text are judged by.
     pub(crate) text: Arc<text::Facts>,
 }
@@ -100,9 +103,16 @@ impl Seal {
             default: self.default,
             exec: self.exec,
             pins: self.pins,
+            held: self.held.clone(),
             text: self.text.clone(),
         };
         KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)
+    }
+
+    /// What is kept of a register other than CR0 and CR4, if anything.
+    pub(crate) fn held(&self, reg: u32, index: u32) -> Option<&Held> {
+        let mut all = self.held.iter();
+        all.find(|held| held.reg == reg && held.index == index)
     }
 
     fn facts(&self) -> Facts {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
- * VMX part of Heki's pins: which bits the guest owns. A pinned bit must exit,
+ * VMX part of Heki's pins: what exits. First, which bits the guest owns. A pinned bit must exit,
  * so it leaves the guest-owned mask; the read shadow keeps what the guest wrote.
  * Called by vmx_set_cr0() and vmx_set_cr4(), vCPU loaded, no lock.
  */
@@ -9,6 +9,24 @@
 
 #include "../heki.h"
 #include "vmx.h"
+
+/*
+ * Descriptor-table exiting is one control for all eight instructions. Where KVM
+ * uses it to emulate UMIP, on CPUs without UMIP, vmx_set_cr4() owns it.
+ */
+static inline bool vmx_heki_has_idt_exits(void)
+{
+	return (vmcs_config.cpu_based_2nd_exec_ctrl & SECONDARY_EXEC_DESC) &&
+	       !vmx_umip_emulated();
+}
+
+static inline void vmx_heki_recalc_intercepts(struct kvm_vcpu *vcpu)
+{
+	/* L1 owns the control of its guest, and a VM with guests of its own has no such pin. */
+	if (kvm_heki_opted_in(vcpu->kvm) && vmx_heki_has_idt_exits() && !is_guest_mode(vcpu))
+		secondary_exec_controls_changebit(to_vmx(vcpu), SECONDARY_EXEC_DESC,
+						  kvm_heki_pins_idt(vcpu));
+}
 
 #ifdef CONFIG_KVM_HEKI
 static inline unsigned long vmx_heki_cr0_on(struct kvm_vcpu *vcpu)

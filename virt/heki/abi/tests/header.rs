@@ -154,6 +154,7 @@ fn constants_have_the_values_of_the_header() {
         HEKI_OP_GRANT,
         HEKI_OP_RELEASE,
         HEKI_OP_FROZEN,
+        HEKI_OP_QUERY_PIN,
         HEKI_MAX_REQUEST_BYTES,
         HEKI_MAX_RANGES,
         HEKI_MAX_PINS,
@@ -170,6 +171,8 @@ fn constants_have_the_values_of_the_header() {
         HEKI_PROT_WRITE,
         HEKI_PROT_EXEC,
         HEKI_PROT_CR,
+        HEKI_PROT_MSR,
+        HEKI_PROT_DT,
         HEKI_PATCH_JUMP_LABEL,
         HEKI_PATCH_STATIC_CALL,
         HEKI_PATCH_FTRACE,
@@ -194,6 +197,9 @@ fn constants_have_the_values_of_the_header() {
         HEKI_KIND_COUNT,
         HEKI_REG_CR0,
         HEKI_REG_CR4,
+        HEKI_REG_XCR0,
+        HEKI_REG_MSR,
+        HEKI_REG_IDTR,
         HEKI_AREA_JUMP_TABLE,
         HEKI_AREA_STATIC_CALL_SITES,
         HEKI_AREA_RO_AFTER_INIT,
@@ -265,11 +271,7 @@ fn structs_have_the_fields_of_the_header() {
             rights,
             kind
         }),
-        layout!(Pin {
-            reg,
-            reserved,
-            mask
-        }),
+        layout!(Pin { reg, index, mask }),
         layout!(Area {
             kind,
             reserved,

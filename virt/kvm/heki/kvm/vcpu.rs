@@ -10,7 +10,10 @@ use super::{
     publish::Reader,
     slots::SlotsLock, //
 };
-use crate::policy::refusal::Refusal;
+use crate::policy::{
+    refusal::Refusal,
+    registers::Seen, //
+};
 use core::{
     marker::PhantomData,
     ops::{
@@ -105,6 +108,24 @@ impl<'a> Vcpu<'a> {
         unsafe { bindings::heki_glue_read_cr(self.vcpu, reg) }
     }
 
+    /// A register other than CR0 and CR4 as the guest would read it, `None` if it has no such
+    /// register, or the host cannot see it change.
+    pub(crate) fn see(&self, reg: u32, index: u32) -> Option<Seen> {
+        let (mut bits, mut value) = (0, 0);
+        // SAFETY: the vCPU is valid and loaded by the type invariants, both pointers for a write.
+        let ok = unsafe {
+            bindings::heki_glue_see_register(self.vcpu, reg, index, &mut bits, &mut value)
+        };
+        ok.then_some(Seen { bits, value })
+    }
+
+    /// Whether XCR0 and MSRs can be held for this VM: not if a vCPU has VMX or SVM, whose loads of
+    /// registers are not judged.
+    pub(crate) fn can_hold_msrs(&self) -> bool {
+        // SAFETY: the vCPU is valid by the type invariants.
+        unsafe { bindings::heki_glue_can_hold_msrs(self.vcpu) }
+    }
+
     /// Whether an execution allow-list can be enforced for this VM: the host has MBEC or GMET, and
     /// the guest no VMX or SVM, with which it could run anything in a guest of its own.
     pub(crate) fn can_hold_exec(&self) -> bool {
@@ -188,6 +209,7 @@ impl<'a> Vcpu<'a> {
                 denied.gfn,
                 denied.va,
                 denied.reg,
+                denied.index,
                 denied.bits,
                 denied.reason,
             )
@@ -206,6 +228,8 @@ pub(crate) struct Denied {
     pub(crate) va: u64,
     /// `HEKI_REG_*`.
     pub(crate) reg: u32,
+    /// Number of an MSR, half of the IDTR.
+    pub(crate) index: u32,
     /// The bits of the register.
     pub(crate) bits: u64,
     /// `KVM_HEKI_REASON_*`.

@@ -38,6 +38,7 @@ pub mod map;
 pub mod patch;
 pub mod pin;
 pub mod refusal;
+pub mod registers;
 pub mod request;
 pub mod rights;
 pub mod sort;

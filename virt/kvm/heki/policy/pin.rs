@@ -4,11 +4,14 @@
 //!
 //! Says which bits can be pinned and which change of a register a pin denies. The host sets pinned
 //! bits in the hardware register behind the guest's back; reading and writing registers is its work.
-//! Neighbours: `abi` for the register numbers. Locks: none.
+//! Neighbours: `abi` for the register numbers, [`registers`] for which bits. Locks: none.
 //!
 //! Names are those of the Intel SDM, volume 3, section "Control Registers".
 
-use super::abi;
+use super::{
+    abi,
+    registers, //
+};
 
 /// Numeric Error: x87 errors raise #MF, not an external interrupt.
 pub const CR0_NE: u64 = 1 << 5;
@@ -34,7 +37,7 @@ pub const CR4_CET: u64 = 1 << 23;
 /// only, and only with EFLAGS.AC; NE picks how an x87 error is told, and VMX operation wants it set
 /// anyway (SDM, "VMX-Fixed Bits in CR0"). PE and PG are not among them: a vCPU that starts (INIT,
 /// SIPI) begins in real mode, and until it turns paging on, the paging-off view of memory holds it.
-pub const PINNABLE_CR0: u64 = CR0_WP | CR0_NE | CR0_AM;
+pub const PINNABLE_CR0: u64 = registers::pinnable(abi::HEKI_REG_CR0, 0);
 
 /// CR4 bits that can be pinned: those that hardware can hold set whatever the guest's own value,
 /// and that Linux never clears after boot (its own `cr4_pinned_mask`).
@@ -44,7 +47,7 @@ pub const PINNABLE_CR0: u64 = CR0_WP | CR0_NE | CR0_AM;
 /// instructions and takes none away. CET does nothing until its MSRs enable a feature, but VM entry
 /// wants CR0.WP with it (SDM, "Checks on Guest Control Registers, Debug Registers, and MSRs"):
 /// hence a pin of CET needs one of WP.
-pub const PINNABLE_CR4: u64 = CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_FSGSBASE | CR4_CET;
+pub const PINNABLE_CR4: u64 = registers::pinnable(abi::HEKI_REG_CR4, 0);
 
 /// The pinned bits of a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -51,6 +51,8 @@ pub enum Refusal {
     PinUnsupported,
     /// A pin of CR4.CET without one of CR0.WP: the CPU has no CET without WP.
     CetNeedsWp,
+    /// A pin of a shadow stack pointer that XRSTORS could still load.
+    SspNeedsXss,
     /// An execution allow-list without a pin of CR4.SMEP: without SMEP supervisor mode runs user
     /// pages.
     ExecNeedsSmep,
@@ -99,6 +101,7 @@ impl Refusal {
             Self::PinNotSet => "pin_not_set",
             Self::PinUnsupported => "pin_unsupported",
             Self::CetNeedsWp => "cet_needs_wp",
+            Self::SspNeedsXss => "ssp_needs_xss",
             Self::ExecNeedsSmep => "exec_needs_smep",
             Self::ExecUnsupported => "exec_unsupported",
             Self::NotOptedIn => "not_opted_in",
@@ -141,6 +144,7 @@ impl Refusal {
             | Self::EmptyPin
             | Self::PinNotSet
             | Self::CetNeedsWp
+            | Self::SspNeedsXss
             | Self::ExecNeedsSmep
             | Self::BadProfile => abi::KVM_EINVAL,
         }

@@ -29,6 +29,7 @@ use super::{
         PINNABLE_CR4, //
     },
     refusal::Refusal,
+    registers,
     rights::Rights, //
 };
 
@@ -46,6 +47,8 @@ pub struct Caps {
     pub cr0_pinnable: u64,
     /// CR4 bits that the host can pin; those outside [`PINNABLE_CR4`] do not count.
     pub cr4_pinnable: u64,
+    /// Whether the host can hold XCR0 and MSRs.
+    pub msr: bool,
     /// The vCPU's CR0, as the guest reads it.
     pub cr0: u64,
     /// The vCPU's CR4, as the guest reads it.
@@ -63,6 +66,7 @@ pub struct Request<'a> {
     exec: bool,
     ranges: &'a [Unalign<abi::Range>],
     pins: Pins,
+    all_pins: &'a [Unalign<abi::Pin>],
     areas: &'a [Unalign<abi::Area>],
 }
 
@@ -94,7 +98,8 @@ impl<'a> Request<'a> {
             return Err(Refusal::NoExec);
         }
 
-        let pins = collect_pins(pins, caps)?;
+        let all_pins = pins;
+        let pins = collect_pins(all_pins, caps)?;
         if pins.cr4 & CR4_CET != 0 && pins.cr0 & CR0_WP == 0 {
             return Err(Refusal::CetNeedsWp);
         }
@@ -109,6 +114,7 @@ impl<'a> Request<'a> {
             exec,
             ranges,
             pins,
+            all_pins,
             areas,
         })
     }
@@ -123,9 +129,20 @@ impl<'a> Request<'a> {
         self.ranges.len()
     }
 
-    /// The bits to pin.
+    /// The bits of control registers to pin.
     pub const fn pins(&self) -> Pins {
         self.pins
+    }
+
+    /// The number of pins of all registers.
+    pub const fn nr_pins(&self) -> usize {
+        self.all_pins.len()
+    }
+
+    /// The pins of registers that are held by value, for [`registers::hold`].
+    pub fn kept(&self) -> impl Iterator<Item = abi::Pin> + 'a {
+        let all = self.all_pins.iter().map(|pin| pin.get());
+        all.filter(|pin| registers::is_kept(pin.reg))
     }
 
     /// What the guest says of its text, in its order.
@@ -337,8 +354,12 @@ fn entries(len: u64, entry: u64) -> Result<u64, Refusal> {
 /// Checks the pins and gathers them by register.
 fn collect_pins(pins: &[Unalign<abi::Pin>], caps: &Caps) -> Result<Pins, Refusal> {
     let mut all = Pins::NONE;
-    for pin in pins {
+    for (nr, pin) in pins.iter().enumerate() {
         let pin = pin.get();
+        if registers::is_kept(pin.reg) {
+            check_kept(&pin, pins.iter().take(nr), caps)?;
+            continue;
+        }
         let (pinned, pinnable, current) = match pin.reg {
             abi::HEKI_REG_CR0 => (&mut all.cr0, PINNABLE_CR0 & caps.cr0_pinnable, caps.cr0),
             abi::HEKI_REG_CR4 => (&mut all.cr4, PINNABLE_CR4 & caps.cr4_pinnable, caps.cr4),
@@ -354,9 +375,31 @@ fn collect_pins(pins: &[Unalign<abi::Pin>], caps: &Caps) -> Result<Pins, Refusal
     Ok(all)
 }
 
+/// Checks the pin of a register that is held by value; `earlier` are the pins before it. What the
+/// vCPU has of the register is for [`registers::hold`].
+fn check_kept<'a>(
+    pin: &abi::Pin,
+    mut earlier: impl Iterator<Item = &'a Unalign<abi::Pin>>,
+    caps: &Caps,
+) -> Result<(), Refusal> {
+    if pin.reg == abi::HEKI_REG_XCR0 && pin.index != 0 {
+        return Err(Refusal::BadReserved);
+    }
+    if pin.mask == 0 {
+        return Err(Refusal::EmptyPin);
+    }
+    if !caps.msr || pin.mask & !registers::pinnable(pin.reg, pin.index) != 0 {
+        return Err(Refusal::PinUnsupported);
+    }
+    if earlier.any(|other| (other.get().reg, other.get().index) == (pin.reg, pin.index)) {
+        return Err(Refusal::DuplicatePin);
+    }
+    Ok(())
+}
+
 /// Checks one pin against the bits that can be pinned and those that are set now.
 fn check_pin(pin: &abi::Pin, pinnable: u64, current: u64) -> Result<(), Refusal> {
-    if pin.reserved != 0 {
+    if pin.index != 0 {
         return Err(Refusal::BadReserved);
     }
     if pin.mask == 0 {

@@ -73,7 +73,9 @@ pub enum Victim {
     Register {
         /// `HEKI_REG_*`.
         reg: u32,
-        /// The pinned bits that would have been cleared.
+        /// Number of an MSR, else 0.
+        index: u32,
+        /// The pinned bits that would have changed.
         bits: u64,
     },
     /// An address in text, or of what is to be text.
@@ -102,10 +104,11 @@ impl Verdict {
         }
     }
 
-    /// The denial of a write that would clear the pinned `bits` of register `reg` (`HEKI_REG_*`).
-    pub const fn pinned(reg: u32, bits: u64) -> Self {
+    /// The denial of a write that would change the pinned `bits` of register `reg` (`HEKI_REG_*`);
+    /// `index` is the number of an MSR, else 0.
+    pub const fn pinned(reg: u32, index: u32, bits: u64) -> Self {
         Self {
-            victim: Victim::Register { reg, bits },
+            victim: Victim::Register { reg, index, bits },
             access: Access::Register,
             reason: Reason::Pinned,
         }

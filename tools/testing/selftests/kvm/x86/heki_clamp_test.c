@@ -855,7 +855,7 @@ HEKI_TEST(trace, every_decision_is_one_line)
 	EXPECT_EQ(1, count_lines(self->text, "kvm_heki_deny: ", "access write gfn 0x40000 "));
 	EXPECT_EQ(1, count_lines(self->text, "kvm_heki_deny: ", "reason sealed"));
 	EXPECT_EQ(1, count_lines(self->text, "kvm_heki_deny: ",
-				 "cr0 bits 0x10000 reason pinned"));
+				 "cr0 index 0x0 bits 0x10000 reason pinned"));
 }
 
 int main(int argc, char *argv[])

@@ -41,12 +41,14 @@ struct refusal {
 #define TEXT(nr)	RANGE(HEKI_PAGE(nr), PAGE_SIZE, HEKI_EXEC, HEKI_KIND_TEXT)
 #define PIN(_reg, _mask) \
 	{ .reg = HEKI_REG_##_reg, .mask = (_mask) }
+#define MSR(_index, _mask) \
+	{ .reg = HEKI_REG_MSR, .index = (_index), .mask = (_mask) }
 #define REQUEST_END	(HEKI_REQUEST_GPA + HEKI_REQUEST_PAGES * PAGE_SIZE)
 
 /* The guest has CR0.WP and CR4.SMEP set, CR4.SMAP and CR0.AM not. */
 static const struct refusal refusals[] = {
 	/* The hypercall */
-	{ "unknown operation", KVM_ENOSYS, .op_off = HEKI_OP_RELEASE },
+	{ "unknown operation", KVM_ENOSYS, .op_off = HEKI_OP_QUERY_PIN },
 	{ "operation beyond 32 bits", KVM_ENOSYS, .op_off = 1ull << 32 },
 	{ "reserved argument", KVM_EINVAL, .a3 = 1 },
 	{ "high bit of the reserved argument", KVM_EINVAL, .a3 = 1ull << 63 },
@@ -108,8 +110,16 @@ static const struct refusal refusals[] = {
 
 	/* Pins */
 	{ "unknown register", KVM_EINVAL, .pin = { { .reg = 3, .mask = 1 } } },
-	{ "reserved field of a pin", KVM_EINVAL,
-	  .pin = { { .reg = HEKI_REG_CR0, .reserved = 1, .mask = X86_CR0_WP } } },
+	{ "index of a control register", KVM_EINVAL,
+	  .pin = { { .reg = HEKI_REG_CR0, .index = 1, .mask = X86_CR0_WP } } },
+	{ "index of XCR0", KVM_EINVAL, .pin = { { .reg = HEKI_REG_XCR0, .index = 1, .mask = 1 } } },
+	{ "pin of no bits of an MSR", KVM_EINVAL, .pin = { MSR(MSR_LSTAR, 0) } },
+	{ "two pins of one MSR", KVM_EINVAL, .pin = { MSR(MSR_LSTAR, 1), MSR(MSR_LSTAR, 2) } },
+	{ "pin of an MSR that the kernel switches", KVM_EOPNOTSUPP,
+	  .pin = { MSR(MSR_LSTAR, ~0ull), MSR(MSR_GS_BASE, ~0ull) } },
+	{ "pin of an MSR without a row", KVM_EOPNOTSUPP, .pin = { MSR(MSR_IA32_TSC, ~0ull) } },
+	{ "pin of an MSR that does not exist", KVM_EOPNOTSUPP, .pin = { MSR(~0u, ~0ull) } },
+	{ "pin of EFER.LMA", KVM_EOPNOTSUPP, .pin = { MSR(MSR_EFER, EFER_LMA | EFER_LME) } },
 	{ "pin of no bits", KVM_EINVAL, .pin = { PIN(CR0, X86_CR0_WP), PIN(CR4, 0) } },
 	{ "two pins of one register", KVM_EINVAL,
 	  .pin = { PIN(CR0, X86_CR0_WP), PIN(CR0, X86_CR0_NE) } },

@@ -4,10 +4,13 @@
 //!
 //! Reads the request a second time, by hand and by offset, and holds parser, builder and map to it.
 
+use std::collections::BTreeSet;
+
 use heki_policy::address::{self, Window};
 use heki_policy::map::{Map, Region};
 use heki_policy::pin::{PINNABLE_CR0, PINNABLE_CR4};
 use heki_policy::refusal::Refusal;
+use heki_policy::registers;
 use heki_policy::request::{build, Caps, Request};
 use heki_policy::rights::Rights;
 
@@ -16,6 +19,7 @@ pub(crate) const ABLE: Caps = Caps {
     exec: true,
     cr0_pinnable: u64::MAX,
     cr4_pinnable: u64::MAX,
+    msr: true,
     cr0: u64::MAX,
     cr4: u64::MAX,
 };
@@ -25,6 +29,7 @@ pub(crate) const PLAIN: Caps = Caps {
     exec: false,
     cr0_pinnable: 0,
     cr4_pinnable: 0,
+    msr: false,
     cr0: u64::MAX,
     cr4: u64::MAX,
 };
@@ -116,7 +121,7 @@ fn accepted_header(bytes: &[u8], caps: &Caps, request: &Request<'_>, ranges: &[W
     let (flags, nr_ranges, nr_pins) = (u32_at(bytes, 4), u32_at(bytes, 8), u32_at(bytes, 12));
     let nr_areas = u32_at(bytes, 16);
     assert_eq!((u32_at(bytes, 0), u32_at(bytes, 20)), (2, 0));
-    assert!(flags <= 1 && nr_ranges <= 4096 && nr_pins <= 8 && nr_ranges + nr_pins > 0);
+    assert!(flags <= 1 && nr_ranges <= 4096 && nr_pins <= 64 && nr_ranges + nr_pins > 0);
     assert!(nr_areas <= 1024);
     assert_eq!(
         bytes.len(),
@@ -132,9 +137,17 @@ fn accepted_header(bytes: &[u8], caps: &Caps, request: &Request<'_>, ranges: &[W
 fn accepted_pins(bytes: &[u8], caps: &Caps, request: &Request<'_>) {
     let first = 24 + request.nr_ranges() * 32;
     let (mut cr0, mut cr4) = (0, 0);
+    let mut kept = BTreeSet::new();
     for at in (first..).step_by(16).take(u32_at(bytes, 12) as usize) {
-        let mask = u64_at(bytes, at + 8);
-        assert!(mask != 0 && u32_at(bytes, at + 4) == 0);
+        let (index, mask) = (u32_at(bytes, at + 4), u64_at(bytes, at + 8));
+        assert!(mask != 0);
+        if matches!(u32_at(bytes, at), 16..=18) {
+            let row = (u32_at(bytes, at), index);
+            assert!(caps.msr && mask & !registers::pinnable(row.0, row.1) == 0);
+            assert!(kept.insert(row), "{row:?} accepted twice");
+            continue;
+        }
+        assert_eq!(index, 0);
         let earlier = match u32_at(bytes, at) {
             0 => std::mem::replace(&mut cr0, mask),
             4 => std::mem::replace(&mut cr4, mask),
@@ -142,6 +155,8 @@ fn accepted_pins(bytes: &[u8], caps: &Caps, request: &Request<'_>) {
         };
         assert_eq!(earlier, 0);
     }
+    let listed: BTreeSet<_> = request.kept().map(|pin| (pin.reg, pin.index)).collect();
+    assert_eq!(listed, kept);
     assert_eq!((request.pins().cr0, request.pins().cr4), (cr0, cr4));
     assert_eq!(cr0 & !(PINNABLE_CR0 & caps.cr0_pinnable & caps.cr0), 0);
     assert_eq!(cr4 & !(PINNABLE_CR4 & caps.cr4_pinnable & caps.cr4), 0);

@@ -388,6 +388,27 @@ static inline void heki_add_pin(struct heki_seal *req, u32 reg, u64 mask)
 		heki_pins(req)[req->nr_pins++] = (struct heki_pin){ .reg = reg, .mask = mask };
 }
 
+static inline void heki_add_msr(struct heki_seal *req, u32 index, u64 mask)
+{
+	heki_pins(req)[req->nr_pins++] = (struct heki_pin){
+		.reg = HEKI_REG_MSR,
+		.index = index,
+		.mask = mask,
+	};
+}
+
+/* The bits of a register that can be pinned; once sealed, those that are. */
+static inline u64 heki_query_pin(struct heki_vm *h, struct kvm_vcpu *vcpu, u32 reg, u32 index)
+{
+	struct heki_pin *pin = heki_hva(h, HEKI_ANSWER_GPA);
+	s64 ret;
+
+	*pin = (struct heki_pin){ .reg = reg, .index = index, .mask = ~0ull };
+	ret = heki_hypercall(vcpu, HEKI_OP_QUERY_PIN, HEKI_ANSWER_GPA, sizeof(*pin), 0);
+	TEST_ASSERT(!ret && pin->reg == reg && pin->index == index, "QUERY_PIN failed: %ld", ret);
+	return pin->mask;
+}
+
 /* Lists the code of the test itself as executable; neighbours merge in the host. */
 static inline void heki_add_text(struct heki_vm *h, struct heki_seal *req)
 {

@@ -17,6 +17,7 @@ mod pin;
 mod probes;
 mod profile;
 mod refusal;
+mod registers;
 mod request;
 mod rules;
 mod sites;

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use heki_policy::refusal::Refusal::{self, *};
 
-const TABLE: [(Refusal, &str, i64); 31] = [
+const TABLE: [(Refusal, &str, i64); 32] = [
     (TooBig, "too_big", 7),
     (BadLength, "bad_length", 22),
     (BadVersion, "bad_version", 22),
@@ -28,6 +28,7 @@ const TABLE: [(Refusal, &str, i64); 31] = [
     (PinNotSet, "pin_not_set", 22),
     (PinUnsupported, "pin_unsupported", 95),
     (CetNeedsWp, "cet_needs_wp", 22),
+    (SspNeedsXss, "ssp_needs_xss", 22),
     (ExecNeedsSmep, "exec_needs_smep", 22),
     (ExecUnsupported, "exec_unsupported", 95),
     (NotOptedIn, "not_opted_in", 1000),

@@ -6,12 +6,13 @@ use heki_abi::*;
 use heki_policy::map::Region;
 use heki_policy::pin::*;
 use heki_policy::refusal::Refusal::{self, *};
+use heki_policy::registers::{pinnable, MSR_EFER};
 use heki_policy::request::{build, Caps, Request};
 use heki_policy::rights::Rights;
 use proptest::prelude::*;
 
 use crate::oracle::{fuzz_one, ABLE, PLAIN};
-use crate::wire::{area, at, pin, range, Wire};
+use crate::wire::{area, at, msr, pin, range, Wire};
 
 /// A request that uses everything, as a Linux guest would send it.
 pub(crate) fn good() -> Wire {
@@ -26,6 +27,9 @@ pub(crate) fn good() -> Wire {
         vec![
             pin(HEKI_REG_CR0, CR0_WP),
             pin(HEKI_REG_CR4, CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_CET),
+            msr(LSTAR, u64::MAX),
+            pin(HEKI_REG_XCR0, u64::MAX),
+            msr(MSR_EFER, 1 << 11 | 1),
         ],
     )
     .with_areas(vec![
@@ -39,6 +43,8 @@ pub(crate) fn good() -> Wire {
 /// Where the good guest maps its text and its read-only data.
 const TEXT: u64 = 0xffff_ffff_8100_0000;
 const RODATA: u64 = 0xffff_ffff_8200_0000;
+
+const LSTAR: u32 = 0xc000_0082;
 
 /// Each way to spoil the good request, one field at a time, and the refusal that is due.
 type Spoil = (fn(&mut Wire), Refusal);
@@ -57,7 +63,7 @@ const SPOILT: &[Spoil] = &[
     (|w| w.header.nr_ranges = u32::MAX, TooBig),
     (|w| w.header.nr_pins += 1, BadLength),
     (|w| w.header.nr_pins -= 1, BadLength),
-    (|w| w.header.nr_pins = 9, TooBig),
+    (|w| w.header.nr_pins = 65, TooBig),
     (|w| w.header.nr_pins = u32::MAX, TooBig),
     (|w| w.header.nr_areas += 1, BadLength),
     (|w| w.header.nr_areas -= 1, BadLength),
@@ -90,13 +96,23 @@ const SPOILT: &[Spoil] = &[
     (|w| w.pins[0].reg = 1, BadRegister),
     (|w| w.pins[0].reg = 3, BadRegister),
     (|w| w.pins[1].reg = u32::MAX, BadRegister),
-    (|w| w.pins[0].reserved = 1, BadReserved),
-    (|w| w.pins[1].reserved = 1 << 31, BadReserved),
+    (|w| w.pins[0].index = 1, BadReserved),
+    (|w| w.pins[1].index = 1 << 31, BadReserved),
     (|w| w.pins[0].mask = 0, EmptyPin),
     (|w| w.pins[1].mask = 0, EmptyPin),
     (|w| w.pins[0].mask |= 1 << 30, PinUnsupported),
     (|w| w.pins[1].mask |= 1 << 13, PinUnsupported),
     (|w| w.pins[1].mask |= 1 << 63, PinUnsupported),
+    (|w| w.pins[2].index = 0, PinUnsupported),
+    (|w| w.pins[2].index = 0xc000_0100, PinUnsupported),
+    (|w| w.pins[2].index = MSR_EFER, PinUnsupported),
+    (|w| w.pins[2].reg = HEKI_REG_XCR0, BadReserved),
+    (|w| w.pins[3].index = 1, BadReserved),
+    (|w| w.pins[3].mask = 0, EmptyPin),
+    (|w| w.pins[4].mask |= 1 << 10, PinUnsupported),
+    (|w| w.pins[4].mask |= 1 << 63, PinUnsupported),
+    (|w| w.pins[4] = w.pins[2], DuplicatePin),
+    (|w| w.pins[2] = w.pins[3], DuplicatePin),
     (|w| w.pins[0].mask = CR0_NE, CetNeedsWp),
     (|w| w.pins[1].mask = CR4_SMAP, ExecNeedsSmep),
     (|w| w.areas[0].kind = HEKI_AREA_COUNT, BadArea),
@@ -132,8 +148,8 @@ fn every_range_pin_and_area_is_looked_at() {
     }
     for index in 0..good().pins.len() {
         let mut wire = good();
-        wire.pins[index].reserved = 1;
-        assert_eq!(wire.refusal(&ABLE), Some(BadReserved), "pin {index}");
+        wire.pins[index].mask = 0;
+        assert_eq!(wire.refusal(&ABLE), Some(EmptyPin), "pin {index}");
     }
     for index in 0..good().areas.len() {
         let mut wire = good();
@@ -241,6 +257,8 @@ fn what_the_host_cannot_hold_is_refused() {
         }),
         Some(ExecUnsupported)
     );
+    let no_msr = Caps { msr: false, ..ABLE };
+    assert_eq!(refusal(no_msr), Some(PinUnsupported));
     assert_eq!(refusal(no_wp), Some(PinUnsupported));
     assert_eq!(refusal(no_cet), Some(PinUnsupported));
     assert_eq!(refusal(PLAIN), Some(ExecUnsupported));
@@ -439,9 +457,9 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_is_refused_or_still_in_order(byte in 0..280usize, bit in 0..8u32) {
+    fn a_flipped_bit_is_refused_or_still_in_order(byte in 0..328usize, bit in 0..8u32) {
         let mut bytes = good().bytes();
-        prop_assert_eq!(bytes.len(), 280);
+        prop_assert_eq!(bytes.len(), 328);
         bytes[byte] ^= 1 << bit;
         let _ = fuzz_one(&bytes);
     }
@@ -478,15 +496,14 @@ fn any_area() -> impl Strategy<Value = Area> {
 
 /// A pin that is often right.
 fn any_pin() -> impl Strategy<Value = Pin> {
-    let reg = prop_oneof![4 => Just(0), 4 => Just(4), 1 => any::<u32>()];
-    let reserved = prop_oneof![8 => Just(0), 1 => any::<u32>()];
-    (reg, reserved, any::<u64>(), any::<bool>()).prop_map(|(reg, reserved, mask, fit)| {
-        let pinnable = if reg == 0 { PINNABLE_CR0 } else { PINNABLE_CR4 };
-        let mask = if fit { mask & pinnable } else { mask };
-        Pin {
-            reg,
-            reserved,
-            mask,
-        }
+    let reg = prop_oneof![4 => Just(0), 4 => Just(4), 4 => Just(17), 1 => any::<u32>()];
+    let index = prop_oneof![8 => Just(0), 1 => Just(MSR_EFER), 1 => any::<u32>()];
+    (reg, index, any::<u64>(), any::<bool>()).prop_map(|(reg, index, mask, fit)| {
+        let mask = if fit {
+            mask & pinnable(reg, index)
+        } else {
+            mask
+        };
+        Pin { reg, index, mask }
     })
 }

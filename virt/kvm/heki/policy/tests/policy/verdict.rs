@@ -72,9 +72,10 @@ fn unlisted_memory_is_not_run_in_supervisor_mode() {
 
 #[test]
 fn a_pin_names_its_register_and_bits() {
-    let denied = Verdict::pinned(4, 1 << 20);
+    let denied = Verdict::pinned(4, 0, 1 << 20);
     let victim = Victim::Register {
         reg: 4,
+        index: 0,
         bits: 1 << 20,
     };
     assert_eq!(denied.victim, victim);

@@ -2,7 +2,7 @@
 
 //! Writes SEAL requests, good and bad.
 
-use heki_abi::{Area, Pin, Range, Seal, HEKI_ABI_VERSION};
+use heki_abi::{Area, Pin, Range, Seal, HEKI_ABI_VERSION, HEKI_REG_MSR};
 use heki_policy::map::{Region, PAGE_SHIFT};
 use heki_policy::refusal::Refusal;
 use heki_policy::request::{build, Caps, Request};
@@ -95,7 +95,15 @@ pub(crate) fn area(kind: u32, va: u64, len: u64) -> Area {
 pub(crate) fn pin(reg: u32, mask: u64) -> Pin {
     Pin {
         reg,
-        reserved: 0,
+        index: 0,
+        mask,
+    }
+}
+
+pub(crate) fn msr(index: u32, mask: u64) -> Pin {
+    Pin {
+        reg: HEKI_REG_MSR,
+        index,
         mask,
     }
 }

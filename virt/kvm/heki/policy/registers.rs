@@ -1,0 +1,553 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The registers that decide what a kernel can be made to do: for each field, whether a pin holds it.
+//!
+//! One table, [`REGISTERS`]. The parser and the host go by it, and
+//! `Documentation/virt/kvm/x86/heki-registers.rst` is made from it. The kernel's build compares the
+//! bits decided here with those that KVM lets a guest set, `scripts/check-overlay` with those that
+//! Linux's headers name: neither learns a bit unnoticed.
+//! Neighbours: `abi` for the numbers, [`pin`](super::pin) for control registers. Locks: none.
+
+use super::{
+    abi,
+    refusal::Refusal, //
+};
+
+/// What is decided for a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// A pin holds it set, in hardware and whatever the guest's own value.
+    Set,
+    /// A pin keeps the value that it has at the seal.
+    Keep,
+    /// No pin: the CPU or KVM refuses what would matter, or another protection covers it.
+    Refused,
+    /// No pin: the guest may change it.
+    Free,
+}
+
+impl Decision {
+    /// A short name, as the documentation has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Set => "pinned to 1",
+            Self::Keep => "pinned to its value",
+            Self::Refused => "not needed",
+            Self::Free => "may change",
+        }
+    }
+}
+
+/// Whose value a pin keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// That of the vCPU that asks, on every vCPU: a vCPU that starts may load it and no other.
+    Vm,
+    /// That of the vCPU that asks, on every vCPU that has it: one that starts loads others first.
+    Start,
+    /// Each vCPU its own: once it is not zero it stays. INIT may clear it. If it is zero on the vCPU
+    /// that asks, it is zero on all.
+    Vcpu,
+}
+
+impl Scope {
+    /// A short name, as the documentation has it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Vm => "VM",
+            Self::Start => "start",
+            Self::Vcpu => "vCPU",
+        }
+    }
+}
+
+/// Some bits of a register and what is decided for them.
+#[derive(Clone, Copy, Debug)]
+pub struct Field {
+    /// Name in the manuals; of the whole register, "all".
+    pub name: &'static str,
+    /// The bits.
+    pub bits: u64,
+    /// What is decided.
+    pub decision: Decision,
+    /// Why, in one line.
+    pub why: &'static str,
+}
+
+/// A register.
+#[derive(Clone, Copy, Debug)]
+pub struct Register {
+    /// `HEKI_REG_*`.
+    pub reg: u32,
+    /// Number of an MSR, half of the IDTR, else 0.
+    pub index: u32,
+    /// Name in the manuals.
+    pub name: &'static str,
+    /// Whose value its pins keep.
+    pub scope: Scope,
+    /// Its fields.
+    pub fields: &'static [Field],
+}
+
+/// EFER, which long mode and NX depend on.
+pub const MSR_EFER: u32 = 0xc000_0080;
+/// The supervisor state that XSAVES and XRSTORS move.
+pub const MSR_XSS: u32 = 0xda0;
+/// Shadow stack pointers of rings 0 to 2.
+const MSR_PL0_SSP: u32 = 0x6a4;
+const MSR_PL2_SSP: u32 = 0x6a6;
+/// XRSTORS loads the shadow stack pointers of rings 0 to 2.
+const XSS_CET_S: u64 = 1 << 12;
+
+const ALL: u64 = u64::MAX;
+
+const fn field(name: &'static str, bits: u64, decision: Decision, why: &'static str) -> Field {
+    Field {
+        name,
+        bits,
+        decision,
+        why,
+    }
+}
+
+const fn bit(name: &'static str, bit: u32, decision: Decision, why: &'static str) -> Field {
+    field(name, 1 << bit, decision, why)
+}
+
+const fn register(reg: u32, name: &'static str, fields: &'static [Field]) -> Register {
+    Register {
+        reg,
+        index: 0,
+        name,
+        scope: Scope::Vm,
+        fields,
+    }
+}
+
+const fn msr(index: u32, name: &'static str, fields: &'static [Field]) -> Register {
+    Register {
+        reg: abi::HEKI_REG_MSR,
+        index,
+        name,
+        scope: Scope::Vm,
+        fields,
+    }
+}
+
+use Decision::{
+    Free,
+    Keep,
+    Refused,
+    Set, //
+};
+
+const CR0: &[Field] = &[
+    bit("PE", 0, Refused, "cannot be cleared while PG is set; without paging the view of memory that has no user execution holds the vCPU"),
+    bit("MP", 1, Free, "floating point: harms the guest only"),
+    bit("EM", 2, Free, "floating point: harms the guest only"),
+    bit("TS", 3, Free, "the kernel switches it"),
+    bit("ET", 4, Refused, "constant"),
+    bit("NE", 5, Set, "x87 errors raise #MF, not an interrupt"),
+    bit("WP", 16, Set, "supervisor mode honours read-only pages"),
+    bit("AM", 18, Set, "lets user mode ask for #AC"),
+    bit("NW", 29, Free, "caches: KVM decides on them"),
+    bit("CD", 30, Free, "caches: the kernel sets it while it changes MTRRs"),
+    bit("PG", 31, Refused, "INIT clears it, so it cannot be held; without paging the view of memory that has no user execution holds the vCPU, and it is set again only with the pinned bits of EFER"),
+];
+
+const CR4: &[Field] = &[
+    bit("VME", 0, Free, "virtual-8086 mode: there is none in long mode"),
+    bit("PVI", 1, Free, "user mode only"),
+    bit("TSD", 2, Free, "the kernel switches it for each task"),
+    bit("DE", 3, Free, "debugging of user mode"),
+    bit("PSE", 4, Free, "ignored with PAE"),
+    bit("PAE", 5, Refused, "cannot be cleared in long mode"),
+    bit("MCE", 6, Free, "machine checks are KVM's"),
+    bit("PGE", 7, Free, "the kernel toggles it to flush the TLB"),
+    bit("PCE", 8, Free, "the kernel switches it for each task"),
+    bit("OSFXSR", 9, Free, "harms the guest only"),
+    bit("OSXMMEXCPT", 10, Free, "harms the guest only"),
+    bit("UMIP", 11, Set, "user mode cannot read descriptor-table registers"),
+    bit("LA57", 12, Refused, "cannot change in long mode"),
+    bit("VMXE", 13, Refused, "cannot be set without VMX in CPUID, and with it MSRs and execution are not held"),
+    bit("SMXE", 14, Refused, "KVM has no SMX"),
+    bit("FSGSBASE", 16, Set, "entry code relies on it"),
+    bit("PCIDE", 17, Free, "tags of the TLB: the host flushes by its own"),
+    bit("OSXSAVE", 18, Free, "harms the guest only"),
+    bit("SMEP", 20, Set, "supervisor mode does not run user pages"),
+    bit("SMAP", 21, Set, "supervisor mode does not touch user pages unless it says so"),
+    bit("PKE", 22, Free, "not enforced: protects user mode from itself, and KVM switches PKRU by the guest's own bit"),
+    bit("CET", 23, Set, "shadow stacks and indirect branch tracking; their MSRs are rows of their own"),
+    bit("LASS", 27, Refused, "KVM 7.3 has no LASS; decide when it has"),
+    bit("LAM_SUP", 28, Free, "not enforced: loosens which supervisor addresses are canonical"),
+    bit("FRED", 32, Refused, "KVM 7.3 has no FRED; decide when it has"),
+];
+
+const XCR0: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "what XSAVE and XRSTOR move; Linux sets it once on each CPU",
+)];
+
+const IDTR: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "where interrupts and exceptions enter",
+)];
+const IDTR_LIMIT: &[Field] = &[field("15:0", 0xffff, Keep, "how many of them there are")];
+
+const EFER: &[Field] = &[
+    bit("SCE", 0, Keep, "SYSCALL exists"),
+    bit("LME", 8, Keep, "no vCPU turns on paging outside long mode"),
+    bit("LMA", 10, Refused, "the CPU sets it"),
+    bit("NX", 11, Keep, "pages can be not executable"),
+    bit("SVME", 12, Keep, "a guest of the guest"),
+    bit("LMSLE", 13, Keep, "segment limits in long mode"),
+    bit("FFXSR", 14, Keep, "FXSAVE leaves registers out"),
+    bit("TCE", 15, Keep, "what INVLPG keeps of upper levels"),
+    bit(
+        "AUTOIBRS",
+        21,
+        Keep,
+        "kernel branches are not predicted from user mode",
+    ),
+];
+
+const WHOLE: &[Field] = &[field("all", ALL, Keep, "where system calls enter, and how")];
+const WHOLE_SYSENTER: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "where SYSENTER enters; bits 63:32 where the CPU has them",
+)];
+const WHOLE_SYSENTER_CS: &[Field] = &[field(
+    "31:0",
+    0xffff_ffff,
+    Keep,
+    "the code segment that SYSENTER enters",
+)];
+const WHOLE_PAT: &[Field] = &[field("all", ALL, Keep, "memory types of pages")];
+const WHOLE_XSS: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "XRSTORS could load shadow stack pointers past WRMSR",
+)];
+const WHOLE_S_CET: &[Field] = &[
+    bit("SH_STK_EN", 0, Keep, "supervisor shadow stacks"),
+    bit("WR_SHSTK_EN", 1, Keep, "WRSS in supervisor mode"),
+    bit("ENDBR_EN", 2, Keep, "supervisor branch tracking; heki_guest does not ask for it where the kernel turns it off around EFI calls"),
+    field("others", !0b111, Keep, "suppression of branch tracking and its bitmap"),
+];
+const WHOLE_SSP: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "needs a pin of XSS with CET_S clear. Not for a kernel that uses supervisor shadow stacks",
+)];
+const WHOLE_SSP_TABLE: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "where interrupts find their shadow stack. Not for a kernel that uses supervisor shadow stacks",
+)];
+const APIC_BASE: &[Field] = &[
+    bit(
+        "BSP",
+        8,
+        Free,
+        "differs by CPU and decides nothing after boot",
+    ),
+    bit("EXTD", 10, Keep, "x2APIC mode"),
+    bit("EN", 11, Keep, "the APIC is on"),
+    field(
+        "base",
+        0x000f_ffff_ffff_f000,
+        Keep,
+        "the APIC's page stays where it is",
+    ),
+];
+const MISC_ENABLE: &[Field] = &[
+    bit(
+        "FAST_STRING",
+        0,
+        Keep,
+        "REP MOVS and STOS as alternatives assume",
+    ),
+    bit("LIMIT_CPUID", 22, Keep, "CPUID answers in full"),
+    bit("XD_DISABLE", 34, Keep, "EFER.NX exists"),
+    field(
+        "others",
+        !(1 | 1 << 22 | 1 << 34),
+        Free,
+        "power and performance: drivers change them",
+    ),
+];
+const FEATURE_CONTROL: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "VMX, SGX and LMCE; locked by its own bit 0 too",
+)];
+const TSX_CTRL: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "TSX stays off where it was turned off",
+)];
+const DE_CFG: &[Field] = &[field("all", ALL, Keep, "LFENCE serializes")];
+const VM_CR: &[Field] = &[field("all", ALL, Keep, "lock and disable bits of SVM")];
+const DEBUGCTL: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "single stepping and perf change it; KVM has no BTS, the one bit that makes the CPU write memory",
+)];
+const PER_TASK: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "the kernel switches it for each task",
+)];
+const SPEC_CTRL: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "the kernel switches it for each task; side channels are not claimed",
+)];
+const BASES: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "SWAPGS and WRGSBASE change it without WRMSR",
+)];
+const PERF: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "perf changes it; what the CPU writes goes through the host's page tables",
+)];
+const PV: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "KVM refuses to write sealed memory for it",
+)];
+const FRED: &[Field] = &[field(
+    "all",
+    ALL,
+    Refused,
+    "KVM 7.3 has no FRED; decide when it has",
+)];
+const PKRS: &[Field] = &[field(
+    "all",
+    ALL,
+    Refused,
+    "KVM 7.3 has no PKS; decide when it has",
+)];
+const MTRR: &[Field] = &[field("all", ALL, Free, "memory types are KVM's")];
+
+/// Every register with a decision.
+pub const REGISTERS: &[Register] = &[
+    register(abi::HEKI_REG_CR0, "CR0", CR0),
+    register(abi::HEKI_REG_CR4, "CR4", CR4),
+    register(abi::HEKI_REG_XCR0, "XCR0", XCR0),
+    Register {
+        scope: Scope::Start,
+        ..register(abi::HEKI_REG_IDTR, "IDTR base", IDTR)
+    },
+    Register {
+        index: 1,
+        scope: Scope::Start,
+        ..register(abi::HEKI_REG_IDTR, "IDTR limit", IDTR_LIMIT)
+    },
+    msr(MSR_EFER, "EFER", EFER),
+    msr(0xc000_0081, "STAR", WHOLE),
+    msr(0xc000_0082, "LSTAR", WHOLE),
+    msr(0xc000_0083, "CSTAR", WHOLE),
+    msr(0xc000_0084, "SFMASK", WHOLE),
+    msr(0x174, "SYSENTER_CS", WHOLE_SYSENTER_CS),
+    Register {
+        scope: Scope::Vcpu,
+        ..msr(0x175, "SYSENTER_ESP", WHOLE_SYSENTER)
+    },
+    msr(0x176, "SYSENTER_EIP", WHOLE_SYSENTER),
+    msr(0x277, "PAT", WHOLE_PAT),
+    msr(0x1b, "APIC_BASE", APIC_BASE),
+    msr(0x1a0, "MISC_ENABLE", MISC_ENABLE),
+    msr(0x3a, "FEATURE_CONTROL", FEATURE_CONTROL),
+    msr(MSR_XSS, "XSS", WHOLE_XSS),
+    msr(0x6a2, "S_CET", WHOLE_S_CET),
+    msr(MSR_PL0_SSP, "PL0_SSP", WHOLE_SSP),
+    msr(0x6a5, "PL1_SSP", WHOLE_SSP),
+    msr(MSR_PL2_SSP, "PL2_SSP", WHOLE_SSP),
+    msr(0x6a8, "INTERRUPT_SSP_TABLE", WHOLE_SSP_TABLE),
+    msr(0x122, "TSX_CTRL", TSX_CTRL),
+    msr(0xc001_1029, "DE_CFG", DE_CFG),
+    msr(0xc001_0114, "VM_CR", VM_CR),
+    msr(0x1d9, "DEBUGCTL", DEBUGCTL),
+    msr(0x48, "SPEC_CTRL", SPEC_CTRL),
+    msr(0x140, "MISC_FEATURES_ENABLES", PER_TASK),
+    msr(0x1c4, "XFD", PER_TASK),
+    msr(0x6a0, "U_CET", PER_TASK),
+    msr(0x6a7, "PL3_SSP", PER_TASK),
+    msr(0xc000_0100, "FS_BASE", BASES),
+    msr(0xc000_0101, "GS_BASE", BASES),
+    msr(0xc000_0102, "KERNEL_GS_BASE", BASES),
+    msr(0x600, "DS_AREA", PERF),
+    msr(0x560, "RTIT_OUTPUT_BASE", PERF),
+    msr(0x11, "KVM_WALL_CLOCK", PV),
+    msr(0x12, "KVM_SYSTEM_TIME", PV),
+    msr(0x4b56_4d00, "KVM_WALL_CLOCK_NEW", PV),
+    msr(0x4b56_4d01, "KVM_SYSTEM_TIME_NEW", PV),
+    msr(0x4b56_4d02, "KVM_ASYNC_PF_EN", PV),
+    msr(0x4b56_4d03, "KVM_STEAL_TIME", PV),
+    msr(0x4b56_4d04, "KVM_PV_EOI_EN", PV),
+    msr(0x2ff, "MTRR_DEF_TYPE", MTRR),
+    msr(0x6e1, "PKRS", PKRS),
+    msr(0x1d4, "FRED_CONFIG", FRED),
+];
+
+impl Register {
+    /// The bits with a decision of kind `wanted`.
+    const fn bits(&self, wanted: Decision) -> u64 {
+        let mut fields = self.fields;
+        let mut bits = 0;
+        while let Some((field, rest)) = fields.split_first() {
+            if field.decision as u8 == wanted as u8 {
+                bits |= field.bits;
+            }
+            fields = rest;
+        }
+        bits
+    }
+
+    /// The bits that a pin can hold.
+    pub const fn pinnable(&self) -> u64 {
+        self.bits(Set) | self.bits(Keep)
+    }
+
+    /// The bits that are decided.
+    pub const fn decided(&self) -> u64 {
+        self.pinnable() | self.bits(Refused) | self.bits(Free)
+    }
+}
+
+/// The row of a register.
+pub const fn find(reg: u32, index: u32) -> Option<&'static Register> {
+    let mut rows = REGISTERS;
+    while let Some((row, rest)) = rows.split_first() {
+        if row.reg == reg && row.index == index {
+            return Some(row);
+        }
+        rows = rest;
+    }
+    None
+}
+
+/// The bits that a pin of the register can hold, none of an unknown one.
+pub const fn pinnable(reg: u32, index: u32) -> u64 {
+    match find(reg, index) {
+        Some(row) => row.pinnable(),
+        None => 0,
+    }
+}
+
+/// The bits of the register that are decided, none of an unknown one.
+pub const fn decided(reg: u32, index: u32) -> u64 {
+    match find(reg, index) {
+        Some(row) => row.decided(),
+        None => 0,
+    }
+}
+
+/// Whether registers of this kind are held by value: XCR0, MSRs and the IDTR.
+pub const fn is_kept(reg: u32) -> bool {
+    reg == abi::HEKI_REG_XCR0 || reg == abi::HEKI_REG_MSR || reg == abi::HEKI_REG_IDTR
+}
+
+/// A register of which a seal keeps bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// `HEKI_REG_*`, but not a control register.
+    pub reg: u32,
+    /// Number of the MSR, half of the IDTR, else 0.
+    pub index: u32,
+    /// The bits.
+    pub mask: u64,
+    /// The register on the vCPU that asked.
+    pub value: u64,
+}
+
+impl Held {
+    /// Whose value it is. A zero is that of all, even where each vCPU has its own value.
+    pub fn scope(&self) -> Scope {
+        match find(self.reg, self.index) {
+            Some(row) if row.scope != Scope::Vcpu || self.value & self.mask != 0 => row.scope,
+            _ => Scope::Vm,
+        }
+    }
+
+    /// The kept bits that loading `new` would change: denied unless zero. `current` is the vCPU's
+    /// own value, and counts only where a vCPU may have another than that of the seal.
+    pub fn denied(&self, current: u64, new: u64) -> u64 {
+        let change = |from: u64, to: u64| (from ^ to) & self.mask;
+        match self.scope() {
+            Scope::Vm => change(self.value, new),
+            Scope::Start if change(self.value, current) != 0 => 0,
+            Scope::Vcpu if current & self.mask == 0 => 0,
+            Scope::Start | Scope::Vcpu => change(current, new),
+        }
+    }
+}
+
+/// What a vCPU says of a register: the bits that KVM keeps of it, and its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The bits that KVM keeps.
+    pub bits: u64,
+    /// The value.
+    pub value: u64,
+}
+
+impl Seen {
+    /// The bits of `row`'s register that can be pinned on this vCPU.
+    pub const fn pinnable(&self, row: &Register) -> u64 {
+        row.pinnable() & self.bits
+    }
+}
+
+/// Makes what is to be held of a checked `pin`; `seen` is `None` if the vCPU has no such register.
+///
+/// # Errors
+///
+/// [`Refusal::PinUnsupported`] if the vCPU does not have the register, or not all of the bits.
+pub fn hold(pin: &abi::Pin, seen: Option<Seen>) -> Result<Held, Refusal> {
+    let row = find(pin.reg, pin.index).ok_or(Refusal::PinUnsupported)?;
+    let seen = seen.ok_or(Refusal::PinUnsupported)?;
+    if pin.mask & !seen.pinnable(row) != 0 {
+        return Err(Refusal::PinUnsupported);
+    }
+    Ok(Held {
+        reg: pin.reg,
+        index: pin.index,
+        mask: pin.mask,
+        value: seen.value,
+    })
+}
+
+/// Checks all that is to be held together.
+///
+/// # Errors
+///
+/// [`Refusal::SspNeedsXss`] if a shadow stack pointer is among it that XRSTORS could still load.
+pub fn check(held: &[Held]) -> Result<(), Refusal> {
+    let is_ssp = |held: &Held| (MSR_PL0_SSP..=MSR_PL2_SSP).contains(&held.index);
+    let is_off = |held: &Held| held.index == MSR_XSS && held.mask & !held.value & XSS_CET_S != 0;
+    if held.iter().any(is_ssp) && !held.iter().any(is_off) {
+        return Err(Refusal::SspNeedsXss);
+    }
+    Ok(())
+}

@@ -1,0 +1,271 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The table of registers: that it is whole, what its pins deny, and that the documentation is made
+//! from it. `HEKI_BLESS=1 cargo test registers` writes the documentation anew.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::{env, fs};
+
+use heki_abi::{HEKI_REG_CR0, HEKI_REG_CR4, HEKI_REG_IDTR, HEKI_REG_MSR, HEKI_REG_XCR0};
+use heki_policy::pin::{PINNABLE_CR0, PINNABLE_CR4};
+use heki_policy::refusal::Refusal;
+use heki_policy::registers::*;
+use proptest::prelude::*;
+
+use crate::wire::{msr, pin};
+
+const LSTAR: u32 = 0xc000_0082;
+const SYSENTER_ESP: u32 = 0x175;
+const PL0_SSP: u32 = 0x6a4;
+const DOCUMENT: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../../../../Documentation/virt/kvm/x86/heki-registers.rst"
+);
+
+const SEEN: Seen = Seen {
+    bits: u64::MAX,
+    value: 0x5555,
+};
+
+fn held(index: u32, mask: u64, value: u64) -> Held {
+    Held {
+        reg: HEKI_REG_MSR,
+        index,
+        mask,
+        value,
+    }
+}
+
+#[test]
+fn each_register_comes_once() {
+    let rows: BTreeSet<_> = REGISTERS.iter().map(|row| (row.reg, row.index)).collect();
+    assert_eq!(rows.len(), REGISTERS.len());
+    let names: BTreeSet<_> = REGISTERS.iter().map(|row| row.name).collect();
+    assert_eq!(names.len(), REGISTERS.len());
+}
+
+#[test]
+fn each_bit_is_decided_once_and_with_a_reason() {
+    for row in REGISTERS {
+        let mut seen = 0;
+        for field in row.fields {
+            assert_ne!(field.bits, 0, "{} {}", row.name, field.name);
+            assert_eq!(seen & field.bits, 0, "{} {}", row.name, field.name);
+            assert!(!field.why.is_empty());
+            seen |= field.bits;
+        }
+        assert_eq!(decided(row.reg, row.index), seen);
+    }
+}
+
+#[test]
+fn control_registers_are_forced_and_others_are_kept() {
+    for row in REGISTERS {
+        for field in row.fields {
+            match field.decision {
+                Decision::Set => assert!(!is_kept(row.reg), "{}", row.name),
+                Decision::Keep => assert!(is_kept(row.reg), "{}", row.name),
+                Decision::Refused | Decision::Free => {}
+            }
+        }
+    }
+    assert_eq!(pinnable(HEKI_REG_CR0, 0), PINNABLE_CR0);
+    assert_eq!(pinnable(HEKI_REG_CR4, 0), PINNABLE_CR4);
+}
+
+#[test]
+fn what_has_no_row_cannot_be_pinned() {
+    for (reg, index) in [
+        (1, 0),
+        (HEKI_REG_CR0, 1),
+        (HEKI_REG_XCR0, 1),
+        (HEKI_REG_MSR, 0x10),
+    ] {
+        assert_eq!((pinnable(reg, index), decided(reg, index)), (0, 0));
+    }
+    assert_eq!(
+        hold(&msr(0x10, 1), Some(SEEN)),
+        Err(Refusal::PinUnsupported)
+    );
+}
+
+#[test]
+fn only_what_the_vcpu_has_is_held() {
+    let lstar = msr(LSTAR, u64::MAX);
+    assert_eq!(hold(&lstar, Some(SEEN)), Ok(held(LSTAR, u64::MAX, 0x5555)));
+    assert_eq!(hold(&lstar, None), Err(Refusal::PinUnsupported));
+    let narrow = Seen {
+        bits: !0 >> 32,
+        ..SEEN
+    };
+    assert_eq!(hold(&lstar, Some(narrow)), Err(Refusal::PinUnsupported));
+    assert!(hold(&msr(LSTAR, 0xff), Some(narrow)).is_ok());
+    assert!(hold(&pin(HEKI_REG_XCR0, 7), Some(SEEN)).is_ok());
+}
+
+#[test]
+fn a_vcpu_may_load_the_value_of_the_vm_and_no_other() {
+    let lstar = held(LSTAR, u64::MAX, 0x1234);
+    for current in [0, 0x1234, 7] {
+        assert_eq!(lstar.denied(current, 0x1234), 0);
+        assert_eq!(lstar.denied(current, 0x1235), 1);
+        assert_eq!(lstar.denied(current, 0), 0x1234);
+    }
+    let efer = held(MSR_EFER, 1 << 11, 1 << 11 | 1);
+    assert_eq!(efer.denied(0, 1 << 11), 0);
+    assert_eq!(efer.denied(0, 1), 1 << 11);
+}
+
+#[test]
+fn a_vcpu_loads_a_value_of_its_own_once() {
+    let esp = held(SYSENTER_ESP, u64::MAX, 0x1000);
+    assert_eq!(esp.denied(0, 0x2000), 0);
+    assert_eq!(esp.denied(0x2000, 0x2000), 0);
+    assert_eq!(esp.denied(0x2000, 0x1000), 0x3000);
+    assert_eq!(esp.denied(0x2000, 0), 0x2000);
+}
+
+#[test]
+fn a_zero_of_its_own_is_that_of_all() {
+    let esp = held(SYSENTER_ESP, 0xf000, 0xfff);
+    assert_eq!(esp.scope(), Scope::Vm);
+    assert_eq!(esp.denied(0x2000, 0x2fff), 0x2000);
+    assert_eq!(esp.denied(0x2000, 0x111), 0);
+}
+
+#[test]
+fn a_vcpu_that_starts_has_other_tables_first() {
+    let idtr = Held {
+        reg: HEKI_REG_IDTR,
+        ..held(0, u64::MAX, 0x1000)
+    };
+    assert_eq!(idtr.denied(0, 0x2000), 0);
+    assert_eq!(idtr.denied(0x2000, 0x3000), 0);
+    assert_eq!(idtr.denied(0x2000, 0x1000), 0);
+    assert_eq!(idtr.denied(0x1000, 0x2000), 0x3000);
+    assert_eq!(idtr.denied(0x1000, 0x1000), 0);
+}
+
+#[test]
+fn shadow_stack_pointers_need_xss() {
+    let ssp = held(PL0_SSP, u64::MAX, 0);
+    let xss = |mask, value| held(MSR_XSS, mask, value);
+    let checked = |list: &[Held]| check(list);
+    assert_eq!(checked(&[]), Ok(()));
+    assert_eq!(checked(&[ssp]), Err(Refusal::SspNeedsXss));
+    assert_eq!(checked(&[ssp, xss(1 << 11, 0)]), Err(Refusal::SspNeedsXss));
+    assert_eq!(checked(&[ssp, xss(!0, 1 << 12)]), Err(Refusal::SspNeedsXss));
+    assert_eq!(checked(&[xss(!0, 1 << 11), ssp]), Ok(()));
+    assert_eq!(checked(&[xss(!0, 1 << 12)]), Ok(()));
+}
+
+proptest! {
+    #[test]
+    fn denied_bits_bit_by_bit(mask: u64, value: u64, current: u64, new: u64, per_vcpu: bool) {
+        let index = if per_vcpu { SYSENTER_ESP } else { LSTAR };
+        let denied = held(index, mask, value).denied(current, new);
+        for bit in 0..64 {
+            let set = |word: u64| word >> bit & 1 == 1;
+            let expected = if !per_vcpu || mask & value == 0 {
+                set(mask) && set(new) != set(value)
+            } else {
+                current & mask != 0 && set(mask) && set(new) != set(current)
+            };
+            prop_assert_eq!(set(denied), expected);
+        }
+    }
+}
+
+const HEAD: &str = "\
+.. SPDX-License-Identifier: GPL-2.0
+
+.. Made from virt/kvm/heki/policy/registers.rs by its test:
+   HEKI_BLESS=1 cargo test -p heki_policy registers
+
+=================================
+Registers that Heki pins, and not
+=================================
+
+For each field of each register in scope: what a pin of a sealed VM does with it. Design and
+limits are in Documentation/virt/kvm/x86/heki.rst, the request in
+Documentation/virt/kvm/x86/heki-abi.rst.
+
+pinned to 1
+  It can be pinned where it is set at the seal. Hardware holds it set on every vCPU; the
+  guest's own change from 1 to 0 is #GP.
+pinned to its value
+  It can be pinned, set or clear. A guest that loads another value gets #GP, and the old
+  value stays.
+not needed
+  The CPU or KVM refuses what would matter, or another protection covers it.
+may change
+  No pin. The guest may change it.
+
+Scope VM: the value is that of the vCPU that asks, for every vCPU. A vCPU that starts has what
+the reset left, and may load this value and no other. Scope vCPU: each vCPU has its own value.
+Once it is not zero it stays; INIT may clear it, then the vCPU may load one again. If it is zero
+on the vCPU that asks, it stays zero on all.
+
+Scope start: as VM, but a vCPU that has not loaded the value since INIT may load others first.
+
+A register that a vCPU does not have cannot be pinned on it.
+
+.. list-table::
+   :header-rows: 1
+   :widths: 20 13 15 16 8 48
+
+   * - Register
+     - MSR
+     - Bits
+     - Decision
+     - Scope
+     - Why
+";
+
+fn bits(bits: u64) -> String {
+    match bits.count_ones() {
+        1 => format!("{}", bits.trailing_zeros()),
+        _ => format!("{bits:#x}"),
+    }
+}
+
+fn document() -> String {
+    let mut text = HEAD.to_owned();
+    for row in REGISTERS {
+        let number = match row.reg {
+            HEKI_REG_MSR => format!(" {:#x}", row.index),
+            _ => String::new(),
+        };
+        for field in row.fields {
+            let name = match field.name {
+                "all" => row.name.to_owned(),
+                part => format!("{}.{part}", row.name),
+            };
+            let scope = match field.decision {
+                Decision::Keep => format!(" {}", row.scope.as_str()),
+                Decision::Set => " VM".to_owned(),
+                Decision::Refused | Decision::Free => String::new(),
+            };
+            let (mask, decision, why) = (bits(field.bits), field.decision.as_str(), field.why);
+            write!(
+                text,
+                "   * - {name}\n     -{number}\n     - {mask}\n     - {decision}\n     -{scope}\n     - {why}\n",
+            )
+            .unwrap();
+        }
+    }
+    text
+}
+
+#[test]
+fn the_documentation_is_made_from_the_table() {
+    if env::var_os("HEKI_BLESS").is_some() {
+        fs::write(DOCUMENT, document()).unwrap();
+    }
+    let written = fs::read_to_string(DOCUMENT).unwrap_or_default();
+    assert!(
+        written == document(),
+        "{DOCUMENT} is stale: HEKI_BLESS=1 cargo test -p heki_policy registers"
+    );
+}
