@@ -434,6 +434,114 @@ HEKI_TEST(pin, it_is_in_force_on_a_vcpu_that_starts)
 }
 
 /*
+ * Registers that INIT resets, and that a vCPU which starts loads anew
+ */
+
+#define EFER_OF_TRAMPOLINE	(EFER_LME | EFER_NX)
+#define IVT_GP			(GP_VECTOR * 4)		/* of real mode, at address 0 */
+#define REAL_MODE_GP		0x500
+
+FIXTURE(starts) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(starts)
+{
+	heki_vm_create(&self->h, NR_VCPUS);
+	put_trampoline(&self->h, 1);
+}
+
+FIXTURE_TEARDOWN(starts)
+{
+	heki_vm_free(&self->h);
+}
+
+static u64 guest_rdmsr(u64 *arg)
+{
+	return rdmsr(arg[0]);
+}
+
+/* Takes LME and NX from what the trampoline loads. */
+static void spoil_trampoline(struct heki_vm *h, u32 efer)
+{
+	u8 *code = heki_hva(h, TRAMPOLINE_GPA);
+	u32 wanted = EFER_OF_TRAMPOLINE;
+	long i;
+
+	for (i = 0; i < heki_trampoline_64 - heki_trampoline; i++) {
+		if (!memcmp(code + i, &wanted, sizeof(wanted))) {
+			memcpy(code + i, &efer, sizeof(efer));
+			return;
+		}
+	}
+	TEST_FAIL("the trampoline loads no EFER");
+}
+
+/* Has #GP in real mode say so at the port. */
+static void catch_real_mode_gp(struct heki_vm *h)
+{
+	static const u8 code[] = { 0xe6, HEKI_USER_PORT };	/* out %al, $HEKI_USER_PORT */
+
+	memcpy(heki_hva(h, REAL_MODE_GP), code, sizeof(code));
+	*(u32 *)heki_hva(h, IVT_GP) = REAL_MODE_GP;
+}
+
+static void seal_efer(struct heki_vm *h)
+{
+	heki_add_msr(heki_begin_request(h, 0), MSR_EFER, EFER_OF_TRAMPOLINE);
+	heki_seal(h);
+}
+
+HEKI_TEST(starts, a_vcpu_starts_with_the_pinned_efer)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[1];
+	u64 efer;
+
+	seal_efer(&self->h);
+	restart_vcpu(&self->h);
+	efer = heki_call(vcpu, guest_rdmsr, MSR_EFER);
+	EXPECT_EQ(EFER_OF_TRAMPOLINE, efer & EFER_OF_TRAMPOLINE);
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_msr));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_wrmsr, MSR_EFER, efer & ~EFER_NX));
+	EXPECT_EQ(efer, heki_call(vcpu, guest_rdmsr, MSR_EFER));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
+/* Unsealed it starts without NX; sealed it never gets to paging. */
+HEKI_TEST(starts, a_vcpu_does_not_start_with_another_efer)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[1];
+
+	spoil_trampoline(&self->h, EFER_LME);
+	catch_real_mode_gp(&self->h);
+	restart_vcpu(&self->h);
+	EXPECT_EQ(0, heki_call(vcpu, guest_rdmsr, MSR_EFER) & EFER_NX);
+
+	seal_efer(&self->h);
+	restart_vcpu(&self->h);
+	vcpu_run(vcpu);
+	ASSERT_EQ(KVM_EXIT_IO, vcpu->run->exit_reason);
+	EXPECT_EQ(HEKI_USER_PORT, vcpu->run->io.port);
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
+/* INIT leaves LSTAR as it is, and no value but that of the seal follows. */
+HEKI_TEST(starts, a_vcpu_keeps_its_msrs)
+{
+	struct heki_vm *h = &self->h;
+	int i;
+
+	for (i = 0; i < NR_VCPUS; i++)
+		EXPECT_EQ(0, heki_call(h->vcpu[i], guest_wrmsr, MSR_LSTAR, 0x1000));
+	heki_add_msr(heki_begin_request(h, 0), MSR_LSTAR, ~0ull);
+	heki_seal(h);
+	restart_vcpu(h);
+	EXPECT_EQ(0x1000, heki_call(h->vcpu[1], guest_rdmsr, MSR_LSTAR));
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[1], guest_wrmsr, MSR_LSTAR, 0x2000));
+	EXPECT_EQ(0, heki_call(h->vcpu[1], guest_wrmsr, MSR_LSTAR, 0x1000));
+}
+
+/*
  * All bits together, and the instructions that touch CR0 otherwise
  */
 
@@ -633,6 +741,77 @@ HEKI_TEST(pins, smm_has_registers_of_its_own)
 	set_bits(h->vcpu[0], HEKI_REG_CR0, X86_CR0_WP);
 	seal_pin(h, HEKI_REG_CR0, X86_CR0_WP);
 	expect_smm(_metadata, h);
+}
+
+/* Flips a bit of LSTAR, which SMM and the guest have in common. */
+static const u8 lstar_handler[] = {
+	0x66, 0xb9, 0x82, 0x00, 0x00, 0xc0,	/* mov $MSR_LSTAR, %ecx */
+	0x0f, 0x32,				/* rdmsr */
+	0x66, 0x35, 0x00, 0x10, 0x00, 0x00,	/* xor $0x1000, %eax */
+	0x0f, 0x30,				/* wrmsr */
+	0xe6, HEKI_USER_PORT,			/* out %al, $HEKI_USER_PORT */
+	0x0f, 0xaa,				/* rsm */
+};
+
+/* Loads zero into EFER, of which SMM has one of its own. */
+static const u8 efer_handler[] = {
+	0x66, 0xb9, 0x80, 0x00, 0x00, 0xc0,	/* mov $MSR_EFER, %ecx */
+	0x66, 0x31, 0xc0,			/* xor %eax, %eax */
+	0x66, 0x31, 0xd2,			/* xor %edx, %edx */
+	0x0f, 0x30,				/* wrmsr */
+	0xe6, HEKI_USER_PORT,			/* out %al, $HEKI_USER_PORT */
+	0x0f, 0xaa,				/* rsm */
+};
+
+static u32 exit_of_handler(struct heki_vm *h, u32 msr)
+{
+	u64 arg[HEKI_NR_ARGS] = { msr };
+
+	inject_smi(h->vcpu[0]);
+	heki_prepare_call(h->vcpu[0], guest_rdmsr, arg);
+	vcpu_run(h->vcpu[0]);
+	return h->vcpu[0]->run->exit_reason;
+}
+
+/* What SMM left in the MSR, after RSM. */
+static u64 msr_after_smm(struct heki_vm *h)
+{
+	vcpu_run(h->vcpu[0]);
+	return heki_finish_call(h->vcpu[0]);
+}
+
+/* Without an IDT in SMM, the denial shuts the vCPU down. */
+HEKI_TEST(pins, smm_cannot_change_an_msr_either)
+{
+	struct heki_vm *h = &self->h;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	setup_smram(h->vm, h->vcpu[0], SMRAM_GPA, lstar_handler, sizeof(lstar_handler));
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_wrmsr, MSR_LSTAR, 0x1000));
+	ASSERT_EQ(KVM_EXIT_IO, exit_of_handler(h, MSR_LSTAR));
+	EXPECT_EQ(0, msr_after_smm(h));
+
+	heki_add_msr(heki_begin_request(h, 0), MSR_LSTAR, ~0ull);
+	heki_seal(h);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, exit_of_handler(h, MSR_LSTAR));
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_msr));
+}
+
+HEKI_TEST(pins, smm_has_an_efer_of_its_own)
+{
+	struct heki_vm *h = &self->h;
+	u64 efer;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	setup_smram(h->vm, h->vcpu[0], SMRAM_GPA, efer_handler, sizeof(efer_handler));
+	efer = heki_call(h->vcpu[0], guest_rdmsr, MSR_EFER);
+	seal_efer(h);
+	ASSERT_EQ(KVM_EXIT_IO, exit_of_handler(h, MSR_EFER));
+	EXPECT_EQ(efer, msr_after_smm(h));
+	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[0], heki_denied_msr));
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_wrmsr, MSR_EFER, efer & ~EFER_NX));
 }
 
 /* Its memory, which nobody else sees, is not the guest kernel's to list. */

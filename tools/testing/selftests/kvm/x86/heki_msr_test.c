@@ -1,0 +1,602 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Pinned MSRs, XCR0 and IDTR: a vCPU can load the value of the seal and no other, on
+ * every vCPU, through every instruction; and what is not pinned costs what it did.
+ */
+#include "kvm_test_harness.h"
+#include "heki.h"
+
+#define NR_VCPUS	2
+#define LATER		2	/* a vCPU that is created after the seal */
+#define NR_WRITES	200
+
+#define ALL		(~0ull)
+
+/* selftests do not name these */
+#ifndef MSR_AMD64_DE_CFG
+#define MSR_AMD64_DE_CFG	0xc0011029
+#endif
+
+static u64 guest_rdmsr(u64 *arg)
+{
+	u64 value;
+
+	return rdmsr_safe(arg[0], &value) ? HEKI_CALM : value;
+}
+
+/* arg[0]: MSR, arg[1]: value */
+static u64 guest_fep_wrmsr(u64 *arg)
+{
+	return kvm_asm_safe_fep("wrmsr", "a"((u32)arg[1]), "d"(arg[1] >> 32), "c"((u32)arg[0]));
+}
+
+static u64 guest_wrmsr_often(u64 *arg)
+{
+	int i;
+
+	for (i = 0; i < NR_WRITES; i++)
+		wrmsr(arg[0], arg[1]);
+	return 0;
+}
+
+static u64 guest_xgetbv(u64 *arg)
+{
+	return xgetbv(0);
+}
+
+static u64 guest_xsetbv(u64 *arg)
+{
+	return xsetbv_safe(arg[0], arg[1]);
+}
+
+static u64 guest_fep_xsetbv(u64 *arg)
+{
+	return kvm_asm_safe_fep("xsetbv", "a"((u32)arg[1]), "d"(arg[1] >> 32), "c"((u32)arg[0]));
+}
+
+static u64 get_msr(struct kvm_vcpu *vcpu, u32 msr)
+{
+	return heki_call(vcpu, guest_rdmsr, msr);
+}
+
+static u64 set_msr(struct kvm_vcpu *vcpu, u32 msr, u64 value)
+{
+	return heki_call(vcpu, guest_wrmsr, msr, value);
+}
+
+/* A load is refused with #GP, counted once, and the register keeps its value. */
+static bool is_refused(struct kvm_vcpu *vcpu, u32 msr, u64 value)
+{
+	u64 denied = vcpu_get_stat(vcpu, heki_denied_msr);
+	u64 before = get_msr(vcpu, msr);
+
+	return set_msr(vcpu, msr, value) == GP_VECTOR && get_msr(vcpu, msr) == before &&
+	       vcpu_get_stat(vcpu, heki_denied_msr) == denied + 1;
+}
+
+/* A load takes effect, and is not counted. */
+static bool is_taken(struct kvm_vcpu *vcpu, u32 msr, u64 value)
+{
+	u64 denied = vcpu_get_stat(vcpu, heki_denied_msr);
+
+	return !set_msr(vcpu, msr, value) && get_msr(vcpu, msr) == value &&
+	       vcpu_get_stat(vcpu, heki_denied_msr) == denied;
+}
+
+/*
+ * One register
+ */
+
+FIXTURE(msr) {
+	struct heki_vm h;
+	u64 mask;	/* what can be pinned */
+	u64 value;	/* what is */
+	u64 other;	/* what an attacker would load */
+};
+
+FIXTURE_VARIANT(msr) {
+	u32 msr;
+	u64 mask;	/* what is asked for at most */
+	u64 value;	/* loaded before the seal; 0 to leave it */
+	u64 flip;	/* bits that an attacker flips */
+	bool optional;	/* where the vCPU has it */
+};
+
+#define MSR_TO_PIN(_name, args...)	FIXTURE_VARIANT_ADD(msr, _name) { args }
+
+MSR_TO_PIN(efer_sce, .msr = MSR_EFER, .mask = EFER_SCE | EFER_NX | EFER_LME, .flip = EFER_SCE);
+MSR_TO_PIN(efer_nx, .msr = MSR_EFER, .mask = EFER_NX, .flip = EFER_NX);
+MSR_TO_PIN(star, .msr = MSR_STAR, .mask = ALL, .value = 0x0023001000000000, .flip = 1ull << 35);
+MSR_TO_PIN(lstar, .msr = MSR_LSTAR, .mask = ALL, .value = 0xffffffff81000000, .flip = 0x1000);
+MSR_TO_PIN(cstar, .msr = MSR_CSTAR, .mask = ALL, .value = 0xffffffff81001000, .flip = 0x1000);
+MSR_TO_PIN(sfmask, .msr = MSR_SYSCALL_MASK, .mask = ALL, .value = 0x47700, .flip = 0x200);
+MSR_TO_PIN(sysenter_cs, .msr = MSR_IA32_SYSENTER_CS, .mask = 0xffffffffull, .value = 0x10, .flip = 0x8);
+MSR_TO_PIN(sysenter_eip, .msr = MSR_IA32_SYSENTER_EIP, .mask = ALL, .value = 0x81002000,
+	   .flip = 0x1000);
+MSR_TO_PIN(pat, .msr = MSR_IA32_CR_PAT, .mask = ALL, .value = 0x0007010600070106, .flip = 2);
+MSR_TO_PIN(apic_base, .msr = MSR_IA32_APICBASE, .mask = GENMASK_ULL(51, 12) | 3ull << 10,
+	   .flip = 1ull << 20);
+MSR_TO_PIN(misc_enable, .msr = MSR_IA32_MISC_ENABLE, .mask = 1, .flip = 1);
+MSR_TO_PIN(xss, .msr = MSR_IA32_XSS, .mask = ALL, .flip = 1ull << 11, .optional = true);
+MSR_TO_PIN(s_cet, .msr = MSR_IA32_S_CET, .mask = ALL, .flip = 1ull << 2, .optional = true);
+MSR_TO_PIN(pl0_ssp, .msr = MSR_IA32_PL0_SSP, .mask = ALL, .flip = 0x1000, .optional = true);
+MSR_TO_PIN(int_ssp_table, .msr = MSR_IA32_INT_SSP_TAB, .mask = ALL, .flip = 0x1000,
+	   .optional = true);
+MSR_TO_PIN(de_cfg, .msr = MSR_AMD64_DE_CFG, .mask = ALL, .flip = 1ull << 1, .optional = true);
+
+FIXTURE_SETUP(msr)
+{
+	struct heki_vm *h = &self->h;
+	int i;
+
+	heki_vm_create(h, NR_VCPUS);
+	self->mask = heki_query_pin(h, h->vcpu[0], HEKI_REG_MSR, variant->msr) & variant->mask;
+	if (variant->optional && !self->mask)
+		SKIP(return, "this vCPU has no such register");
+	ASSERT_NE(0, self->mask & variant->flip);
+	for (i = 0; variant->value && i < NR_VCPUS; i++)
+		ASSERT_TRUE(is_taken(h->vcpu[i], variant->msr, variant->value));
+	self->value = get_msr(h->vcpu[0], variant->msr);
+	self->other = self->value ^ variant->flip;
+	if (variant->optional && set_msr(h->vcpu[0], variant->msr, self->other))
+		SKIP(return, "this vCPU lets nobody change it");
+	ASSERT_EQ(0, set_msr(h->vcpu[0], variant->msr, self->value));
+}
+
+FIXTURE_TEARDOWN(msr)
+{
+	heki_vm_free(&self->h);
+}
+
+static void add_msr(struct heki_vm *h, u32 msr, u64 mask)
+{
+	/* XRSTORS could load the pointers of shadow stacks. */
+	if (msr >= MSR_IA32_PL0_SSP && msr <= MSR_IA32_PL2_SSP)
+		heki_add_msr(h->request, MSR_IA32_XSS, ALL);
+	heki_add_msr(h->request, msr, mask);
+}
+
+static void seal_msr(struct heki_vm *h, u32 msr, u64 mask)
+{
+	heki_begin_request(h, 0);
+	add_msr(h, msr, mask);
+	heki_seal(h);
+}
+
+HEKI_TEST(msr, unsealed_it_can_be_changed)
+{
+	int i;
+
+	for (i = 0; i < NR_VCPUS; i++) {
+		u64 value = get_msr(self->h.vcpu[i], variant->msr);
+
+		EXPECT_TRUE(is_taken(self->h.vcpu[i], variant->msr, value ^ variant->flip));
+		EXPECT_TRUE(is_taken(self->h.vcpu[i], variant->msr, value));
+	}
+}
+
+HEKI_TEST(msr, it_cannot_be_changed_on_any_vcpu)
+{
+	int i;
+
+	seal_msr(&self->h, variant->msr, self->mask);
+	for (i = 0; i < NR_VCPUS; i++) {
+		struct kvm_vcpu *vcpu = self->h.vcpu[i];
+		u64 value = get_msr(vcpu, variant->msr);
+
+		EXPECT_EQ(self->value & self->mask, value & self->mask);
+		EXPECT_TRUE(is_refused(vcpu, variant->msr, value ^ variant->flip));
+		EXPECT_TRUE(is_refused(vcpu, variant->msr, value ^ variant->flip));
+		EXPECT_TRUE(is_taken(vcpu, variant->msr, value));
+	}
+}
+
+HEKI_TEST(msr, it_cannot_be_changed_on_a_vcpu_that_comes_later)
+{
+	struct heki_vm *h = &self->h;
+	u64 value;
+
+	seal_msr(h, variant->msr, self->mask);
+	heki_add_vcpu(h, LATER, 0);
+	EXPECT_TRUE(is_refused(h->vcpu[LATER], variant->msr, self->other));
+	value = get_msr(h->vcpu[LATER], variant->msr);
+	value = (value & ~self->mask) | (self->value & self->mask);
+	EXPECT_TRUE(is_taken(h->vcpu[LATER], variant->msr, value));
+	EXPECT_TRUE(is_refused(h->vcpu[LATER], variant->msr, value ^ variant->flip));
+}
+
+HEKI_TEST(msr, the_emulator_refuses_too)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "kvm.force_emulation_prefix is off and cannot be set");
+	seal_msr(&self->h, variant->msr, self->mask);
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_fep_wrmsr, variant->msr, self->other));
+	EXPECT_EQ(self->value, get_msr(vcpu, variant->msr));
+	EXPECT_EQ(0, heki_call(vcpu, guest_fep_wrmsr, variant->msr, self->value));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
+HEKI_TEST(msr, a_reset_lets_it_go)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	seal_msr(&self->h, variant->msr, self->mask);
+	EXPECT_EQ(self->mask, heki_query_pin(&self->h, vcpu, HEKI_REG_MSR, variant->msr));
+	EXPECT_EQ(HEKI_PROT_MSR, heki_query(&self->h).held & HEKI_PROT_MSR);
+	EXPECT_TRUE(is_refused(vcpu, variant->msr, self->other));
+	kvm_device_attr_set(self->h.device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, NULL);
+	EXPECT_EQ(0, heki_query(&self->h).held);
+	EXPECT_TRUE(is_taken(vcpu, variant->msr, self->other));
+}
+
+/* It stays the VMM's to set, as after a reset or a migration. */
+HEKI_TEST(msr, user_space_may_set_it)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	if (variant->optional && _vcpu_set_msr(vcpu, variant->msr, self->other) != 1)
+		SKIP(return, "user space cannot set it anyway");
+	seal_msr(&self->h, variant->msr, self->mask);
+	EXPECT_EQ(1, _vcpu_set_msr(vcpu, variant->msr, self->other));
+	EXPECT_EQ(self->other, get_msr(vcpu, variant->msr));
+	EXPECT_TRUE(is_taken(vcpu, variant->msr, self->value));
+}
+
+/*
+ * The rules around them
+ */
+
+FIXTURE(msrs) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(msrs)
+{
+	heki_vm_create(&self->h, NR_VCPUS);
+}
+
+FIXTURE_TEARDOWN(msrs)
+{
+	heki_vm_free(&self->h);
+}
+
+HEKI_TEST(msrs, other_bits_still_change)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	EXPECT_TRUE(is_taken(vcpu, MSR_LSTAR, 0x1000));
+	seal_msr(&self->h, MSR_LSTAR, 0xf000);
+	EXPECT_TRUE(is_taken(vcpu, MSR_LSTAR, 0x1fff));
+	EXPECT_TRUE(is_refused(vcpu, MSR_LSTAR, 0x3000));
+	EXPECT_TRUE(is_taken(vcpu, MSR_LSTAR, 0x7fff00001000));
+}
+
+/* A vCPU with another value keeps it, until it loads that of the seal. */
+HEKI_TEST(msrs, the_value_is_that_of_the_vcpu_that_asks)
+{
+	struct heki_vm *h = &self->h;
+
+	EXPECT_TRUE(is_taken(h->vcpu[0], MSR_LSTAR, 0x1000));
+	EXPECT_TRUE(is_taken(h->vcpu[1], MSR_LSTAR, 0x2000));
+	seal_msr(h, MSR_LSTAR, ALL);
+	EXPECT_TRUE(is_refused(h->vcpu[1], MSR_LSTAR, 0x2000));
+	EXPECT_TRUE(is_taken(h->vcpu[1], MSR_LSTAR, 0x1000));
+	EXPECT_TRUE(is_refused(h->vcpu[1], MSR_LSTAR, 0x2000));
+}
+
+HEKI_TEST(msrs, a_vcpu_loads_its_own_stack_once)
+{
+	u32 msr = MSR_IA32_SYSENTER_ESP;
+	struct heki_vm *h = &self->h;
+
+	EXPECT_TRUE(is_taken(h->vcpu[0], msr, 0x1000));
+	EXPECT_TRUE(is_taken(h->vcpu[1], msr, 0x2000));
+	seal_msr(h, msr, heki_query_pin(h, h->vcpu[0], HEKI_REG_MSR, msr));
+	EXPECT_TRUE(is_taken(h->vcpu[0], msr, 0x1000));
+	EXPECT_TRUE(is_taken(h->vcpu[1], msr, 0x2000));
+	EXPECT_TRUE(is_refused(h->vcpu[0], msr, 0x2000));
+	EXPECT_TRUE(is_refused(h->vcpu[1], msr, 0x1000));
+	EXPECT_TRUE(is_refused(h->vcpu[1], msr, 0));
+
+	heki_add_vcpu(h, LATER, 0);
+	EXPECT_TRUE(is_taken(h->vcpu[LATER], msr, 0x3000));
+	EXPECT_TRUE(is_refused(h->vcpu[LATER], msr, 0x4000));
+	EXPECT_TRUE(is_taken(h->vcpu[LATER], msr, 0x3000));
+}
+
+/* Where no CPU has such a stack, none gets one. */
+HEKI_TEST(msrs, a_vcpu_loads_no_stack_where_there_is_none)
+{
+	u32 msr = MSR_IA32_SYSENTER_ESP;
+	struct heki_vm *h = &self->h;
+
+	EXPECT_TRUE(is_taken(h->vcpu[0], msr, 0));
+	seal_msr(h, msr, heki_query_pin(h, h->vcpu[0], HEKI_REG_MSR, msr));
+	EXPECT_TRUE(is_refused(h->vcpu[0], msr, 0x1000));
+	EXPECT_TRUE(is_refused(h->vcpu[1], msr, 0x1000));
+	EXPECT_TRUE(is_taken(h->vcpu[1], msr, 0));
+}
+
+static u64 exits_of_writes(struct kvm_vcpu *vcpu, u32 msr)
+{
+	u64 value = get_msr(vcpu, msr), before = vcpu_get_stat(vcpu, exits);
+
+	heki_call(vcpu, guest_wrmsr_often, msr, value);
+	return vcpu_get_stat(vcpu, exits) - before;
+}
+
+/* SYSENTER_CS is passed through on both vendors; so is GS_BASE, which cannot be pinned. */
+HEKI_TEST(msrs, only_a_pinned_msr_exits)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	EXPECT_GT(NR_WRITES, exits_of_writes(vcpu, MSR_IA32_SYSENTER_CS));
+	EXPECT_GT(NR_WRITES, exits_of_writes(vcpu, MSR_GS_BASE));
+	seal_msr(&self->h, MSR_IA32_SYSENTER_CS, 0xffffffffull);
+	EXPECT_LE(NR_WRITES, exits_of_writes(vcpu, MSR_IA32_SYSENTER_CS));
+	EXPECT_GT(NR_WRITES, exits_of_writes(vcpu, MSR_GS_BASE));
+	kvm_device_attr_set(self->h.device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, NULL);
+	EXPECT_GT(NR_WRITES, exits_of_writes(vcpu, MSR_IA32_SYSENTER_CS));
+}
+
+HEKI_TEST(msrs, what_is_not_pinned_is_free)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	EXPECT_TRUE(is_taken(vcpu, MSR_LSTAR, 0x1000));
+	seal_msr(&self->h, MSR_STAR, ALL);
+	EXPECT_TRUE(is_taken(vcpu, MSR_LSTAR, 0x2000));
+	EXPECT_EQ(0, heki_query_pin(&self->h, vcpu, HEKI_REG_MSR, MSR_LSTAR));
+}
+
+HEKI_TEST(msrs, shadow_stack_pointers_need_xss)
+{
+	struct heki_vm *h = &self->h;
+
+	if (!heki_query_pin(h, h->vcpu[0], HEKI_REG_MSR, MSR_IA32_PL0_SSP))
+		SKIP(return, "this vCPU has no shadow stacks");
+	heki_add_msr(heki_begin_request(h, 0), MSR_IA32_PL0_SSP, ALL);
+	EXPECT_EQ(-KVM_EINVAL, heki_send(h, h->vcpu[0]));
+	seal_msr(h, MSR_IA32_PL0_SSP, ALL);
+}
+
+HEKI_TEST(msrs, a_query_tells_what_can_be_pinned)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_query q = heki_query(h);
+
+	EXPECT_EQ(HEKI_PROT_MSR, q.available & HEKI_PROT_MSR);
+	EXPECT_EQ(q.cr0_pinnable, heki_query_pin(h, vcpu, HEKI_REG_CR0, 0));
+	EXPECT_EQ(q.cr4_pinnable, heki_query_pin(h, vcpu, HEKI_REG_CR4, 0));
+	EXPECT_EQ(0, heki_query_pin(h, vcpu, HEKI_REG_CR0, 1));
+	EXPECT_EQ(0, heki_query_pin(h, vcpu, 3, 0));
+	EXPECT_EQ(ALL, heki_query_pin(h, vcpu, HEKI_REG_MSR, MSR_LSTAR));
+	EXPECT_EQ(0, heki_query_pin(h, vcpu, HEKI_REG_MSR, MSR_GS_BASE));
+	EXPECT_EQ(0, heki_query_pin(h, vcpu, HEKI_REG_MSR, MSR_IA32_TSC));
+	EXPECT_EQ(0, heki_query_pin(h, vcpu, HEKI_REG_MSR, ~0u));
+	EXPECT_EQ(-KVM_EINVAL, heki_hypercall(vcpu, HEKI_OP_QUERY_PIN, HEKI_ANSWER_GPA, 8, 0));
+	EXPECT_EQ(-KVM_EINVAL, heki_hypercall(vcpu, HEKI_OP_QUERY_PIN, HEKI_ANSWER_GPA, 17, 0));
+	EXPECT_EQ(-KVM_EFAULT, heki_hypercall(vcpu, HEKI_OP_QUERY_PIN, HEKI_HOLE_GPA, 16, 0));
+}
+
+/* With XCR0 at 1 the compiler's own code still runs: it uses no AVX. */
+HEKI_TEST(msrs, xcr0_cannot_be_changed)
+{
+	struct heki_vm *h = &self->h;
+	u64 xcr0;
+	int i;
+
+	if (!heki_query_pin(h, h->vcpu[0], HEKI_REG_XCR0, 0))
+		SKIP(return, "this vCPU has no XSAVE");
+	xcr0 = heki_call(h->vcpu[0], guest_xgetbv);
+	EXPECT_NE(1, xcr0);
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_xsetbv, 0, 1));
+	EXPECT_EQ(1, heki_call(h->vcpu[0], guest_xgetbv));
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_xsetbv, 0, xcr0));
+
+	heki_add_pin(heki_begin_request(h, 0), HEKI_REG_XCR0, ALL);
+	heki_seal(h);
+	for (i = 0; i < NR_VCPUS; i++) {
+		EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[i], guest_xsetbv, 0, 1));
+		EXPECT_EQ(xcr0, heki_call(h->vcpu[i], guest_xgetbv));
+		EXPECT_EQ(0, heki_call(h->vcpu[i], guest_xsetbv, 0, xcr0));
+		EXPECT_EQ(1, vcpu_get_stat(h->vcpu[i], heki_denied_msr));
+	}
+	if (!kvm_is_forced_emulation_enabled())
+		return;
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_fep_xsetbv, 0, 1));
+	EXPECT_EQ(xcr0, heki_call(h->vcpu[0], guest_xgetbv));
+	EXPECT_EQ(2, vcpu_get_stat(h->vcpu[0], heki_denied_msr));
+}
+
+/* A hypervisor loads registers from memory of its own choice: nothing is promised there. */
+HEKI_TEST(msrs, a_hypervisor_gets_no_pins)
+{
+	struct heki_vm h;
+
+	if (!kvm_cpu_has(X86_FEATURE_VMX) && !kvm_cpu_has(X86_FEATURE_SVM))
+		SKIP(return, "no nested virtualization on this host");
+	__heki_vm_create(&h, 1, HEKI_VM_NESTED, VM_MEM_SRC_ANONYMOUS);
+	EXPECT_EQ(0, heki_query(&h).available & HEKI_PROT_MSR);
+	EXPECT_EQ(0, heki_query_pin(&h, h.vcpu[0], HEKI_REG_MSR, MSR_LSTAR));
+	heki_add_msr(heki_begin_request(&h, 0), MSR_LSTAR, ALL);
+	EXPECT_EQ(-KVM_EOPNOTSUPP, heki_send(&h, h.vcpu[0]));
+	heki_vm_free(&h);
+}
+
+/*
+ * The interrupt descriptor table
+ */
+
+FIXTURE(idt) {
+	struct heki_vm h;
+	u64 base;
+	u64 limit;
+};
+
+#define OTHER_IDT	HEKI_PAGE(0)	/* a copy of the table */
+
+/* arg[0]: base, arg[1]: limit */
+static u64 guest_lidt(u64 *arg)
+{
+	struct desc_ptr dt = { .address = arg[0], .size = arg[1] };
+
+	return kvm_asm_safe("lidt %[dt]", [dt]"m"(dt));
+}
+
+static u64 guest_fep_lidt(u64 *arg)
+{
+	struct desc_ptr dt = { .address = arg[0], .size = arg[1] };
+
+	return kvm_asm_safe_fep("lidt %[dt]", [dt]"m"(dt));
+}
+
+static u64 guest_lidt_often(u64 *arg)
+{
+	struct desc_ptr dt = get_idt();
+	int i;
+
+	for (i = 0; i < NR_WRITES; i++)
+		asm volatile("lidt %0" : : "m"(dt));
+	return 0;
+}
+
+static u64 guest_idt_base(u64 *arg)
+{
+	return get_idt().address;
+}
+
+static u64 guest_idt_limit(u64 *arg)
+{
+	return get_idt().size;
+}
+
+/* The other seven, of which VMX makes exits too. */
+static u64 guest_use_tables(u64 *arg)
+{
+	struct desc_ptr gdt = get_gdt(), idt = get_idt(), again;
+	u16 tr, ldt = 1;
+
+	asm volatile("lgdt %0" : : "m"(gdt));
+	asm volatile("lidt %0" : : "m"(idt));
+	asm volatile("str %0" : "=m"(tr));
+	asm volatile("lldt %w0" : : "r"(0));
+	asm volatile("sldt %0" : "=m"(ldt));
+	again = get_gdt();
+	return ldt || again.address != gdt.address || again.size != gdt.size || tr != get_tr();
+}
+
+FIXTURE_SETUP(idt)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_vm_create(h, NR_VCPUS);
+	if (!(heki_query(h).available & HEKI_PROT_DT))
+		SKIP(return, "LIDT cannot be made to exit on this host");
+	self->base = heki_call(h->vcpu[0], guest_idt_base);
+	self->limit = heki_call(h->vcpu[0], guest_idt_limit);
+	memcpy(heki_hva(h, OTHER_IDT), addr_gva2hva(h->vm, self->base), PAGE_SIZE);
+}
+
+FIXTURE_TEARDOWN(idt)
+{
+	heki_vm_free(&self->h);
+}
+
+static void seal_idt(struct heki_vm *h)
+{
+	heki_begin_request(h, 0);
+	heki_pins(h->request)[h->request->nr_pins++] = (struct heki_pin){
+		.reg = HEKI_REG_IDTR, .index = 0, .mask = ALL };
+	heki_pins(h->request)[h->request->nr_pins++] = (struct heki_pin){
+		.reg = HEKI_REG_IDTR, .index = 1, .mask = 0xffff };
+	heki_seal(h);
+}
+
+/* A load is refused with #GP and counted once; the table stays. */
+static bool is_idt_refused(struct kvm_vcpu *vcpu, u64 base, u64 limit)
+{
+	u64 denied = vcpu_get_stat(vcpu, heki_denied_msr);
+	u64 old_base = heki_call(vcpu, guest_idt_base);
+	u64 old_limit = heki_call(vcpu, guest_idt_limit);
+
+	return heki_call(vcpu, guest_lidt, base, limit) == GP_VECTOR &&
+	       heki_call(vcpu, guest_idt_base) == old_base &&
+	       heki_call(vcpu, guest_idt_limit) == old_limit &&
+	       vcpu_get_stat(vcpu, heki_denied_msr) == denied + 1;
+}
+
+HEKI_TEST(idt, unsealed_it_can_be_moved)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	EXPECT_EQ(0, heki_call(vcpu, guest_lidt, OTHER_IDT, self->limit));
+	EXPECT_EQ(OTHER_IDT, heki_call(vcpu, guest_idt_base));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lidt, self->base, self->limit));
+}
+
+HEKI_TEST(idt, it_cannot_be_moved_on_any_vcpu)
+{
+	struct heki_vm *h = &self->h;
+	int i;
+
+	seal_idt(h);
+	EXPECT_EQ(HEKI_PROT_DT, heki_query(h).held);
+	heki_add_vcpu(h, LATER, 0);
+	for (i = 0; i <= LATER; i++) {
+		EXPECT_TRUE(is_idt_refused(h->vcpu[i], OTHER_IDT, self->limit));
+		EXPECT_TRUE(is_idt_refused(h->vcpu[i], self->base, self->limit - 16));
+		EXPECT_EQ(0, heki_call(h->vcpu[i], guest_lidt, self->base, self->limit));
+		EXPECT_EQ(2, vcpu_get_stat(h->vcpu[i], heki_denied_msr));
+	}
+}
+
+HEKI_TEST(idt, the_emulator_refuses_too)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "kvm.force_emulation_prefix is off and cannot be set");
+	seal_idt(&self->h);
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_fep_lidt, OTHER_IDT, self->limit));
+	EXPECT_EQ(0, heki_call(vcpu, guest_fep_lidt, self->base, self->limit));
+	EXPECT_EQ(self->base, heki_call(vcpu, guest_idt_base));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
+HEKI_TEST(idt, other_tables_are_free)
+{
+	EXPECT_EQ(0, heki_call(self->h.vcpu[0], guest_use_tables));
+	seal_idt(&self->h);
+	EXPECT_EQ(0, heki_call(self->h.vcpu[0], guest_use_tables));
+	EXPECT_EQ(0, vcpu_get_stat(self->h.vcpu[0], heki_denied_msr));
+}
+
+static u64 exits_of_lidt(struct kvm_vcpu *vcpu)
+{
+	u64 before = vcpu_get_stat(vcpu, exits);
+
+	heki_call(vcpu, guest_lidt_often);
+	return vcpu_get_stat(vcpu, exits) - before;
+}
+
+HEKI_TEST(idt, only_a_pinned_idt_exits)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	EXPECT_GT(NR_WRITES, exits_of_lidt(vcpu));
+	seal_idt(&self->h);
+	EXPECT_LE(NR_WRITES, exits_of_lidt(vcpu));
+	kvm_device_attr_set(self->h.device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, NULL);
+	EXPECT_GT(NR_WRITES, exits_of_lidt(vcpu));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lidt, OTHER_IDT, self->limit));
+}
+
+int main(int argc, char *argv[])
+{
+	heki_require();
+	return heki_run_with_forced_emulation(test_harness_run, argc, argv);
+}
