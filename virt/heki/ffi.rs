@@ -101,6 +101,8 @@ extern "C" {
     fn heki_shim_leaf(addr: u64, leaf: *mut Leaf);
     fn heki_shim_cr0() -> u64;
     fn heki_shim_cr4() -> u64;
+    fn heki_shim_read_register(reg: u32, index: u32, value: *mut u64) -> bool;
+    fn heki_shim_same_everywhere(reg: u32, index: u32, mask: u64, value: u64) -> bool;
     fn heki_shim_clock(clock: *mut Clock);
     fn heki_shim_quiesce();
     fn heki_shim_modules_settled() -> bool;
@@ -380,6 +382,20 @@ pub(crate) fn cr0() -> u64 {
 pub(crate) fn cr4() -> u64 {
     // SAFETY: No requirements.
     unsafe { heki_shim_cr4() }
+}
+
+/// XCR0, the IDTR or an MSR (`HEKI_REG_*` and index) of this CPU, `None` if it has no such register.
+pub(crate) fn read_register(reg: u32, index: u32) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: The pointer is valid for a write.
+    let ok = unsafe { heki_shim_read_register(reg, index, &mut value) };
+    ok.then_some(value)
+}
+
+/// Whether the bits of `mask` of a register are those of `value` on every CPU. Sleeps.
+pub(crate) fn same_everywhere(reg: u32, index: u32, mask: u64, value: u64) -> bool {
+    // SAFETY: No requirements; may be called wherever Rust of this module runs, with interrupts on.
+    unsafe { heki_shim_same_everywhere(reg, index, mask, value) }
 }
 
 /// The clocksource in use.

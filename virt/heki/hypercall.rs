@@ -33,6 +33,21 @@ pub(crate) fn query() -> Result<abi::Query> {
     abi::Query::read_from_bytes(&block).map_err(|_| EPROTO)
 }
 
+/// Asks the host which bits of a register it can pin; once this kernel is sealed, which it has pinned.
+pub(crate) fn query_pin(reg: u32, index: u32) -> Result<u64> {
+    let pin = abi::Pin {
+        reg,
+        index,
+        mask: 0,
+    };
+    let mut block = KVec::new();
+    block.extend_from_slice(pin.as_bytes(), GFP_KERNEL)?;
+    let bytes = block.len();
+    to_result(ffi::hypercall(abi::HEKI_OP_QUERY_PIN, &mut block, bytes))?;
+    let pin = abi::Pin::read_from_bytes(&block).map_err(|_| EPROTO)?;
+    Ok(pin.mask)
+}
+
 /// Asks the host to seal. It does so whole or not at all.
 pub(crate) fn seal(request: &mut KVec<u8>) -> Result {
     let bytes = request.len();

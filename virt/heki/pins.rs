@@ -1,14 +1,18 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The control-register bits to pin: CR0.WP, and those of CR4 that the kernel itself never clears.
+//! The register bits to pin: CR0.WP, those of CR4 that the kernel itself never clears, and the MSRs that it
+//! sets at boot and never changes.
 //!
 //! Neighbours: used by [`seal`](crate::seal). Locks: none.
 
 #![deny(unsafe_code)]
 
+use kernel::prelude::*;
+
 use crate::{
     abi,
-    ffi, //
+    ffi,
+    hypercall, //
 };
 
 /// Supervisor-Mode Execution Prevention, without which an allow-list of text would let user pages run.
@@ -38,8 +42,128 @@ const fn bit(reg: u32, mask: u64, name: &'static str) -> Bit {
     Bit { reg, mask, name }
 }
 
+/// A register that keeps its value.
+pub(crate) struct Row {
+    /// `HEKI_REG_*`.
+    pub(crate) reg: u32,
+    /// Number of an MSR, half of the IDTR, else 0.
+    pub(crate) index: u32,
+    /// The bits that the kernel never changes.
+    mask: u64,
+    /// Whether each CPU has its own value.
+    per_cpu: bool,
+    /// Its name.
+    pub(crate) name: &'static str,
+}
+
+/// The registers, each as the kernel's own code for a CPU that starts loads it.
+///
+/// Not among them are those that change while the kernel runs: the bases, PL3_SSP, DEBUGCTL, SPEC_CTRL. Kernels
+/// have no supervisor shadow stacks yet, so the pointers to those stay zero.
+const ROWS: [Row; 24] = [
+    row(abi::HEKI_REG_IDTR, 0, !0, "IDTR base"),
+    row(abi::HEKI_REG_IDTR, 1, 0xffff, "IDTR limit"),
+    row(abi::HEKI_REG_XCR0, 0, !0, "XCR0"),
+    msr(0xc000_0080, 0x20_fb01, "EFER"),
+    msr(0xc000_0081, !0, "STAR"),
+    msr(0xc000_0082, !0, "LSTAR"),
+    msr(0xc000_0083, !0, "CSTAR"),
+    msr(0xc000_0084, !0, "SFMASK"),
+    msr(0x174, 0xffff_ffff, "SYSENTER_CS"),
+    Row {
+        per_cpu: true,
+        ..msr(0x175, !0, "SYSENTER_ESP")
+    },
+    msr(0x176, !0, "SYSENTER_EIP"),
+    msr(0x277, !0, "PAT"),
+    msr(0x1b, 0xf_ffff_ffff_fc00, "APIC_BASE"),
+    msr(0x1a0, 1 | 1 << 22 | 1 << 34, "MISC_ENABLE"),
+    msr(0x3a, !0, "FEATURE_CONTROL"),
+    msr(XSS, !0, "XSS"),
+    msr(0x6a2, !0, "S_CET"),
+    msr(PL0_SSP, !0, "PL0_SSP"),
+    msr(0x6a5, !0, "PL1_SSP"),
+    msr(PL2_SSP, !0, "PL2_SSP"),
+    msr(0x6a8, !0, "INTERRUPT_SSP_TABLE"),
+    msr(0x122, !0, "TSX_CTRL"),
+    msr(0xc001_1029, !0, "DE_CFG"),
+    msr(0xc001_0114, !0, "VM_CR"),
+];
+
+const XSS: u32 = 0xda0;
+/// XRSTORS loads the shadow stack pointers of rings 0 to 2.
+const XSS_CET_S: u64 = 1 << 12;
+const PL0_SSP: u32 = 0x6a4;
+const PL2_SSP: u32 = 0x6a6;
+
+const fn row(reg: u32, index: u32, mask: u64, name: &'static str) -> Row {
+    Row {
+        reg,
+        index,
+        mask,
+        per_cpu: false,
+        name,
+    }
+}
+
+const fn msr(index: u32, mask: u64, name: &'static str) -> Row {
+    row(abi::HEKI_REG_MSR, index, mask, name)
+}
+
+/// What becomes of a [`Row`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// These bits are pinned.
+    Pinned(u64),
+    /// This CPU has no such register.
+    Absent,
+    /// The host cannot pin it.
+    Unable,
+    /// The CPUs do not agree on its value.
+    Differs,
+}
+
+impl Row {
+    /// What can become of the row; `able` is whether the host pins such registers at all.
+    fn fate(&self, able: bool) -> Fate {
+        let Some(value) = ffi::read_register(self.reg, self.index) else {
+            return Fate::Absent;
+        };
+        let mask = match able {
+            true => hypercall::query_pin(self.reg, self.index).unwrap_or(0) & self.mask,
+            false => 0,
+        };
+        if mask == 0 || (self.is_ssp() && !xrstors_leaves_ssp()) {
+            return Fate::Unable;
+        }
+        let own = self.per_cpu && value & mask != 0;
+        if !own && !ffi::same_everywhere(self.reg, self.index, mask, value) {
+            return Fate::Differs;
+        }
+        Fate::Pinned(mask)
+    }
+
+    /// The protection (`HEKI_PROT_*`) that it belongs to.
+    fn protection(&self) -> u32 {
+        match self.reg {
+            abi::HEKI_REG_IDTR => abi::HEKI_PROT_DT,
+            _ => abi::HEKI_PROT_MSR,
+        }
+    }
+
+    fn is_ssp(&self) -> bool {
+        (PL0_SSP..=PL2_SSP).contains(&self.index)
+    }
+}
+
+/// Whether XSS, which is pinned, keeps XRSTORS from the shadow stack pointers.
+fn xrstors_leaves_ssp() -> bool {
+    ffi::read_register(abi::HEKI_REG_MSR, XSS).is_some_and(|xss| xss & XSS_CET_S == 0)
+}
+
 /// The registers of this CPU and what the host can pin in them.
 pub(crate) struct Registers {
+    fates: KVec<Fate>,
     cr0: u64,
     cr4: u64,
     pinnable_cr0: u64,
@@ -48,14 +172,32 @@ pub(crate) struct Registers {
 
 impl Registers {
     /// Reads the registers. Every CPU has the bits of [`BITS`] alike.
-    pub(crate) fn read(query: &abi::Query) -> Self {
+    pub(crate) fn read(query: &abi::Query) -> Result<Self> {
         let cr = query.available & abi::HEKI_PROT_CR != 0;
-        Self {
+        let mut fates = KVec::with_capacity(ROWS.len(), GFP_KERNEL)?;
+        for row in &ROWS {
+            let able = query.available & row.protection() != 0;
+            fates.push(row.fate(able), GFP_KERNEL)?;
+        }
+        Ok(Self {
+            fates,
             cr0: ffi::cr0(),
             cr4: ffi::cr4(),
             pinnable_cr0: if cr { query.cr0_pinnable } else { 0 },
             pinnable_cr4: if cr { query.cr4_pinnable } else { 0 },
-        }
+        })
+    }
+
+    /// The registers that keep their value, and what becomes of each.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (&'static Row, Fate)> + '_ {
+        ROWS.iter().zip(self.fates.iter().copied())
+    }
+
+    /// Whether all of protection `prot` (`HEKI_PROT_*`) that this CPU has can be pinned.
+    pub(crate) fn all_kept(&self, prot: u32) -> bool {
+        self.rows()
+            .filter(|(row, _)| row.protection() == prot)
+            .all(|(_, fate)| matches!(fate, Fate::Pinned(_) | Fate::Absent))
     }
 
     /// Whether this CPU has `bit` set.

@@ -13,6 +13,7 @@ use crate::{
     ffi,
     hypercall,
     pins::{
+        Fate,
         Registers,
         BITS, //
     },
@@ -72,6 +73,7 @@ pub(crate) fn sealed(plan: &Plan, sections: &Sections) {
         );
     }
     bits(&plan.registers);
+    rows(&plan.registers);
     changes(plan.patch);
     if plan.patch != 0 {
         frozen();
@@ -120,6 +122,8 @@ fn promise(prot: u32) -> &'static str {
     match prot {
         abi::HEKI_PROT_WRITE => "text and read-only data cannot be written",
         abi::HEKI_PROT_EXEC => "supervisor mode runs nothing but that text",
+        abi::HEKI_PROT_DT => "interrupts and exceptions enter where they do now",
+        abi::HEKI_PROT_MSR => "registers that a kernel sets at boot keep their value",
         _ => "bits of CR0 and CR4 that this CPU has set stay set",
     }
 }
@@ -148,6 +152,20 @@ fn bits(registers: &Registers) {
             pr_warn!("{}: not held: the host cannot\n", bit.name);
         } else {
             pr_info!("{}: not held: this CPU does not have it set\n", bit.name);
+        }
+    }
+}
+
+fn rows(registers: &Registers) {
+    for (row, fate) in registers.rows() {
+        // What was asked for is not yet what is held.
+        let held = || hypercall::query_pin(row.reg, row.index).unwrap_or(0);
+        match fate {
+            Fate::Pinned(mask) if held() & mask == mask => pr_info!("{}: held\n", row.name),
+            Fate::Pinned(_) => pr_warn!("{}: not held: the host does not confirm it\n", row.name),
+            Fate::Unable => pr_warn!("{}: not held: the host cannot\n", row.name),
+            Fate::Differs => pr_warn!("{}: not held: the CPUs do not agree on it\n", row.name),
+            Fate::Absent => pr_info!("{}: not held: this CPU does not have it\n", row.name),
         }
     }
 }

@@ -14,10 +14,12 @@ use kernel::{
 use crate::abi;
 
 /// The protections by their names, in the order in which they are reported.
-pub(crate) const NAMES: [(u32, &str); 3] = [
+pub(crate) const NAMES: [(u32, &str); 5] = [
     (abi::HEKI_PROT_WRITE, "write"),
     (abi::HEKI_PROT_EXEC, "exec"),
     (abi::HEKI_PROT_CR, "cr"),
+    (abi::HEKI_PROT_MSR, "msr"),
+    (abi::HEKI_PROT_DT, "dt"),
 ];
 
 /// Reads words separated by commas into `HEKI_PROT_*` bits.
@@ -29,7 +31,7 @@ pub(crate) fn parse(text: &[u8]) -> Result<u32> {
         }
         let Some((prot, _)) = NAMES.iter().find(|(_, name)| name.as_bytes() == word) else {
             pr_err!(
-                "require={}: unknown word \"{}\"; known are write, exec and cr\n",
+                "require={}: unknown word \"{}\"; known are write, exec, cr, msr and dt\n",
                 BStr::from_bytes(text),
                 BStr::from_bytes(word)
             );

@@ -26,6 +26,7 @@ use crate::{
         Blocked, //
     },
     pins::{
+        Fate,
         Registers,
         BITS,
         CR4_SMEP, //
@@ -55,7 +56,11 @@ pub(crate) struct Plan {
     pub(crate) exec: Offer,
     /// The control-register bits that this CPU has set stay set.
     pub(crate) cr: Offer,
-    /// Which bits those are.
+    /// The registers that a kernel sets at boot keep their value.
+    pub(crate) msr: Offer,
+    /// The interrupt table stays where it is.
+    pub(crate) dt: Offer,
+    /// Which bits and registers those are.
     pub(crate) registers: Registers,
     /// Which changes of text the host serves, and what it checks of them; 0 if text stays as it is.
     pub(crate) patch: u32,
@@ -66,7 +71,7 @@ pub(crate) fn load(require: &[u8], bpf: &[u8]) -> Result {
     let required = require::parse(require)?;
     let bpf = Bpf::parse(bpf)?;
     let query = ask_host()?;
-    let plan = Plan::new(&query);
+    let plan = Plan::new(&query)?;
     plan.check(required)?;
     build(&plan, &sections::scan()?, &query)?;
 
@@ -142,8 +147,8 @@ fn ask_host() -> Result<abi::Query> {
 }
 
 impl Plan {
-    fn new(query: &abi::Query) -> Self {
-        let registers = Registers::read(query);
+    fn new(query: &abi::Query) -> Result<Self> {
+        let registers = Registers::read(query)?;
         let has = |prot| query.available & prot != 0;
         let write = if has(abi::HEKI_PROT_WRITE) {
             Ok(())
@@ -167,23 +172,35 @@ impl Plan {
         } else {
             Ok(())
         };
+        let kept = |prot| {
+            if !has(prot) {
+                Err("the host does not offer it: VMX or SVM here, or an older host")
+            } else if !registers.all_kept(prot) {
+                Err("the host cannot hold every register, or the CPUs do not agree")
+            } else {
+                Ok(())
+            }
+        };
+        let (msr, dt) = (kept(abi::HEKI_PROT_MSR), kept(abi::HEKI_PROT_DT));
         let patch = if write.is_ok() && query.patch & VITAL == VITAL {
             query.patch
         } else {
             0
         };
-        Self {
+        Ok(Self {
             write,
             exec,
             cr,
+            msr,
+            dt,
             registers,
             patch,
-        }
+        })
     }
 
     /// The protections in the order of [`require::NAMES`].
-    pub(crate) fn offers(&self) -> [Offer; 3] {
-        [self.write, self.exec, self.cr]
+    pub(crate) fn offers(&self) -> [Offer; 5] {
+        [self.write, self.exec, self.cr, self.msr, self.dt]
     }
 
     /// Fails if something is missing of what `required` says, or if there is nothing to seal at all.
@@ -215,6 +232,8 @@ impl Plan {
             write: confirm(abi::HEKI_PROT_WRITE, self.write),
             exec: confirm(abi::HEKI_PROT_EXEC, self.exec),
             cr: confirm(abi::HEKI_PROT_CR, self.cr),
+            msr: confirm(abi::HEKI_PROT_MSR, self.msr),
+            dt: confirm(abi::HEKI_PROT_DT, self.dt),
             registers: self.registers,
             patch: self.patch & query.patch,
         }
@@ -253,6 +272,14 @@ fn build(plan: &Plan, sections: &Sections, query: &abi::Query) -> Result<KVec<u8
     request.extend_from_slice(ranges.as_bytes(), GFP_KERNEL)?;
     request.extend_from_slice(pins.as_bytes(), GFP_KERNEL)?;
     request.extend_from_slice(areas.as_bytes(), GFP_KERNEL)?;
+    if header.nr_pins > query.max_pins {
+        pr_err!(
+            "{} pins, the host takes {}; not sealed\n",
+            header.nr_pins,
+            query.max_pins
+        );
+        return Err(E2BIG);
+    }
     if header.nr_ranges > query.max_ranges || request.len() > query.max_bytes as usize {
         pr_err!(
             "{} ranges in {} bytes, the host takes {} in {}; not sealed, load fewer modules before\n",
@@ -289,6 +316,12 @@ fn pins(registers: &Registers) -> Result<KVec<abi::Pin>> {
                 },
                 GFP_KERNEL,
             )?;
+        }
+    }
+    for (row, fate) in registers.rows() {
+        let (reg, index) = (row.reg, row.index);
+        if let Fate::Pinned(mask) = fate {
+            pins.push(abi::Pin { reg, index, mask }, GFP_KERNEL)?;
         }
     }
     Ok(pins)

@@ -34,6 +34,7 @@
 #include <linux/rcupdate.h>
 #include <linux/reboot.h>
 #include <linux/sizes.h>
+#include <linux/smp.h>
 #include <linux/static_call.h>
 #include <linux/string.h>
 #include <linux/suspend.h>
@@ -42,6 +43,8 @@
 #include <linux/workqueue.h>
 
 #include <asm/desc.h>
+#include <asm/fpu/xcr.h>
+#include <asm/msr.h>
 #include <asm/special_insns.h>
 #include <asm/text-patching.h>
 
@@ -52,7 +55,7 @@
 
 static char *require;
 module_param(require, charp, 0444);
-MODULE_PARM_DESC(require, "Protections without which loading fails: any of write,exec,cr");
+MODULE_PARM_DESC(require, "Protections without which loading fails: any of write,exec,cr,msr,dt");
 
 static char *bpf;
 module_param(bpf, charp, 0444);
@@ -140,6 +143,51 @@ u64 heki_shim_cr0(void)
 u64 heki_shim_cr4(void)
 {
 	return __read_cr4();
+}
+
+/* XCR0, the IDTR or an MSR of this CPU; false if it has none. */
+bool heki_shim_read_register(u32 reg, u32 index, u64 *value)
+{
+	struct desc_ptr idt;
+
+	if (reg == HEKI_REG_MSR)
+		return !rdmsrq_safe(index, value);
+	if (reg == HEKI_REG_IDTR) {
+		store_idt(&idt);
+		*value = index ? idt.size : idt.address;
+		return true;
+	}
+	if (!cpu_feature_enabled(X86_FEATURE_OSXSAVE))
+		return false;
+	*value = xgetbv(XCR_XFEATURE_ENABLED_MASK);
+	return true;
+}
+
+/* What the bits of a register should be, and whether some CPU has others. */
+struct expected {
+	u32 reg;
+	u32 index;
+	u64 mask;
+	u64 value;
+	atomic_t differs;
+};
+
+static void compare_here(void *info)
+{
+	struct expected *want = info;
+	u64 value;
+
+	if (!heki_shim_read_register(want->reg, want->index, &value) ||
+	    (value ^ want->value) & want->mask)
+		atomic_inc(&want->differs);
+}
+
+bool heki_shim_same_everywhere(u32 reg, u32 index, u64 mask, u64 value)
+{
+	struct expected want = { .reg = reg, .index = index, .mask = mask, .value = value };
+
+	on_each_cpu(compare_here, &want, 1);
+	return !atomic_read(&want.differs);
 }
 
 void heki_shim_clock(struct heki_clock *clock)

@@ -64,6 +64,8 @@ void heki_shim_areas(struct heki_areas *areas);
 void heki_shim_leaf(u64 addr, struct heki_leaf *leaf);
 u64 heki_shim_cr0(void);
 u64 heki_shim_cr4(void);
+bool heki_shim_read_register(u32 reg, u32 index, u64 *value);
+bool heki_shim_same_everywhere(u32 reg, u32 index, u64 mask, u64 value);
 void heki_shim_clock(struct heki_clock *clock);
 void heki_shim_quiesce(void);
 bool heki_shim_modules_settled(void);

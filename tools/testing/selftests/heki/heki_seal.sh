@@ -93,21 +93,21 @@ seal() {
 	refused "bpf=refuse" "busy" "the compiler of BPF is on" bpf=refuse
 	check "nothing is sealed by that" unsealed
 	seal_traced
-	if try require=write,exec,cr; then
-		ok "sealed with require=write,exec,cr"
+	if try require=write,exec,cr,msr,dt; then
+		ok "sealed with require=write,exec,cr,msr,dt"
 		check "exec is held" held exec
 	else
-		check "require=write,exec,cr is refused with a reason" log_has "require=.*; not sealed"
+		check "require=write,exec,cr,msr,dt is refused with a reason" log_has "require=.*; not sealed"
 		check "its errno" test "${error%Operation not supported*}" != "$error"
 		check "nothing is sealed by that either" unsealed
 		check "sealed without" try
 	fi
 	check "loaded" loaded
-	for protection in write exec cr; do
+	for protection in write exec cr msr dt; do
 		check "the log says what became of $protection" held_or_why $protection
 	done
-	for bit in CR0.WP CR4.SMEP CR4.SMAP CR4.UMIP; do
-		check "the log says what became of $bit" held_or_why $bit
+	for bit in CR0.WP CR4.SMEP CR4.SMAP CR4.UMIP XCR0 'IDTR base' EFER LSTAR SYSENTER_EIP PAT; do
+		check "the log says what became of $bit" held_or_why "$bit"
 	done
 	check "the log says what is refused" log_has "refused from now on"
 }
