@@ -3,8 +3,8 @@
  * What the attacks share: the report, the judge, and the tools of an attacker
  * who already runs code in the kernel. See main.c for the list.
  *
- * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c, patch.c,
- * grant.c.
+ * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c, msr.c,
+ * patch.c, grant.c.
  * Locks: one attack at a time, under the mutex of main.c.
  */
 #ifndef _HEKI_ATTACK_H
@@ -13,10 +13,14 @@
 #include <linux/types.h>
 #include <linux/workqueue.h>
 
+#include <asm/desc_defs.h>
+
 enum attack_class {
 	ATTACK_WRITE,		/* must fail where writes are sealed */
 	ATTACK_EXEC,		/* must fail where execution is an allow-list */
 	ATTACK_CR,		/* must fail where the bit is pinned */
+	ATTACK_MSR,		/* must fail where the register is pinned */
+	ATTACK_DT,		/* must fail where the IDTR is pinned */
 	ATTACK_ALLOWED,		/* must work, sealed or not */
 };
 
@@ -72,6 +76,9 @@ void flush_everywhere(void);
 int try_write(u8 *addr, u8 value);
 int try_write_cr0(unsigned long value);
 int try_write_cr4(unsigned long value);
+int try_write_msr(u32 index, u64 value);
+int try_write_xcr0(u64 value);
+int try_load_idt(const struct desc_ptr *idt);
 int try_call(unsigned long addr, bool *ran);
 void payload_copy(void *to);
 bool host_serves_patch(void);
@@ -152,5 +159,25 @@ void attack_cr0_wp(struct attack_report *report);
 void attack_cr4_smep(struct attack_report *report);
 void attack_cr4_smap(struct attack_report *report);
 void attack_cr4_umip(struct attack_report *report);
+
+/* msr.c */
+void attack_idtr(struct attack_report *report);
+void attack_xcr0(struct attack_report *report);
+void attack_efer(struct attack_report *report);
+void attack_star(struct attack_report *report);
+void attack_lstar(struct attack_report *report);
+void attack_cstar(struct attack_report *report);
+void attack_sfmask(struct attack_report *report);
+void attack_sysenter_cs(struct attack_report *report);
+void attack_sysenter_esp(struct attack_report *report);
+void attack_sysenter_eip(struct attack_report *report);
+void attack_pat(struct attack_report *report);
+void attack_apic_base(struct attack_report *report);
+void attack_misc_enable(struct attack_report *report);
+void attack_xss(struct attack_report *report);
+void attack_s_cet(struct attack_report *report);
+void attack_pl0_ssp(struct attack_report *report);
+void attack_tsx_ctrl(struct attack_report *report);
+void attack_de_cfg(struct attack_report *report);
 
 #endif /* _HEKI_ATTACK_H */

@@ -7,7 +7,7 @@
  * names them all. What an attack changed it puts back, so that the kernel
  * lives on where nothing stopped it. To add one: a function and a table entry.
  *
- * Neighbours: tools.c, write.c, exec.c, cr.c, patch.c, grant.c.
+ * Neighbours: tools.c, write.c, exec.c, cr.c, msr.c, patch.c, grant.c.
  * Locks: attack_lock, one attack at a time.
  */
 #define pr_fmt(fmt) "heki_attack: " fmt
@@ -46,6 +46,24 @@ static const struct attack attacks[] = {
 	{ "cr4-smep", ATTACK_CR, "clear CR4.SMEP on every vCPU", attack_cr4_smep },
 	{ "cr4-smap", ATTACK_CR, "clear CR4.SMAP on every vCPU", attack_cr4_smap },
 	{ "cr4-umip", ATTACK_CR, "clear CR4.UMIP on every vCPU", attack_cr4_umip },
+	{ "idtr", ATTACK_DT, "move the interrupt table on every vCPU", attack_idtr },
+	{ "xcr0", ATTACK_MSR, "change XCR0 on every vCPU", attack_xcr0 },
+	{ "efer-sce", ATTACK_MSR, "clear EFER.SCE on every vCPU", attack_efer },
+	{ "star", ATTACK_MSR, "change STAR on every vCPU", attack_star },
+	{ "lstar", ATTACK_MSR, "move the entry of system calls on every vCPU", attack_lstar },
+	{ "cstar", ATTACK_MSR, "change CSTAR on every vCPU", attack_cstar },
+	{ "sfmask", ATTACK_MSR, "have system calls enter with interrupts on on every vCPU", attack_sfmask },
+	{ "sysenter-cs", ATTACK_MSR, "change SYSENTER_CS on every vCPU", attack_sysenter_cs },
+	{ "sysenter-esp", ATTACK_MSR, "move the stack of SYSENTER on every vCPU", attack_sysenter_esp },
+	{ "sysenter-eip", ATTACK_MSR, "move the entry of SYSENTER on every vCPU", attack_sysenter_eip },
+	{ "pat", ATTACK_MSR, "change the PAT on every vCPU", attack_pat },
+	{ "apic-base", ATTACK_MSR, "move the APIC on every vCPU", attack_apic_base },
+	{ "misc-enable", ATTACK_MSR, "change MISC_ENABLE on every vCPU", attack_misc_enable },
+	{ "xss", ATTACK_MSR, "change XSS on every vCPU", attack_xss },
+	{ "s-cet", ATTACK_MSR, "change S_CET on every vCPU", attack_s_cet },
+	{ "pl0-ssp", ATTACK_MSR, "set a supervisor shadow stack on every vCPU", attack_pl0_ssp },
+	{ "tsx-ctrl", ATTACK_MSR, "change TSX_CTRL on every vCPU", attack_tsx_ctrl },
+	{ "de-cfg", ATTACK_MSR, "have LFENCE not serialize on every vCPU", attack_de_cfg },
 	{ "patch-unlisted", ATTACK_WRITE, "have the host change text where no site is",
 	  attack_patch_unlisted },
 	{ "patch-target", ATTACK_WRITE, "have the host make a jump label jump elsewhere",
@@ -94,6 +112,8 @@ static const char *const class_names[] = {
 	[ATTACK_WRITE] = "write",
 	[ATTACK_EXEC] = "exec",
 	[ATTACK_CR] = "cr",
+	[ATTACK_MSR] = "msr",
+	[ATTACK_DT] = "dt",
 	[ATTACK_ALLOWED] = "allowed",
 };
 

@@ -127,6 +127,42 @@ int try_write_cr4(unsigned long value)
 	return trap;
 }
 
+/* AX holds half of the value, and after a fault the exception. */
+#define TRY_WRITE(insn, index, value)						\
+({										\
+	int _trap = 0;								\
+										\
+	asm volatile("1: " insn "\n\t"						\
+		     "xor %%eax, %%eax\n"					\
+		     "2:\n"							\
+		     _ASM_EXTABLE_FAULT(1b, 2b)					\
+		     : "=a" (_trap)						\
+		     : "c" (index), "0" ((u32)(value)), "d" ((u32)((value) >> 32)) \
+		     : "memory");						\
+	_trap;									\
+})
+
+int try_write_msr(u32 index, u64 value)
+{
+	return TRY_WRITE("wrmsr", index, value);
+}
+
+int try_write_xcr0(u64 value)
+{
+	return TRY_WRITE("xsetbv", 0, value);
+}
+
+int try_load_idt(const struct desc_ptr *idt)
+{
+	int trap = 0;
+
+	asm volatile("1: lidt %[idt]\n"
+		     "2:\n"
+		     _ASM_EXTABLE_FAULT(1b, 2b)
+		     : "+a" (trap) : [idt] "m" (*idt) : "memory");
+	return trap;
+}
+
 /* Calls a copy of the payload. Returns the exception, 0 if there was none. */
 int try_call(unsigned long addr, bool *ran)
 {

@@ -203,7 +203,12 @@ hotplug() {
 	done
 }
 
-pins_held() { /heki/heki_attacks.sh cr4-smep | grep -q '^attack: cr4-smep: denied'; }
+pins_held() {
+	local pin
+	for pin in cr4-smep efer-sce lstar sysenter-eip apic-base idtr; do
+		/heki/heki_attacks.sh $pin | grep -q "^attack: $pin: denied" || return 1
+	done
+}
 
 test_hotplug() {
 	if [ ! -e $cpu ]; then

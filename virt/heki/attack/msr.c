@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Attacks that change the IDTR, XCR0 or an MSR, on one vCPU after another.
+ *
+ * What is changed is harmless for the moment that it takes to put it back with
+ * interrupts off: a bit that this code does not depend on.
+ *
+ * Neighbours: main.c, tools.c. Locks: none, one attack at a time; CPUs stay
+ * online under cpus_read_lock().
+ */
+#include <linux/cpu.h>
+#include <linux/slab.h>
+#include <linux/smp.h>
+
+#include <asm/cpuid/api.h>
+#include <asm/desc.h>
+#include <asm/fpu/xcr.h>
+#include <asm/msr.h>
+
+#include "heki_attack.h"
+
+/* One try on one vCPU. */
+struct msr_try {
+	u32 index;
+	u64 flip;
+	bool absent;
+	bool changed;
+	int trap;
+};
+
+static void change_msr_here(void *info)
+{
+	struct msr_try *try = info;
+	u64 before, after;
+
+	try->absent = rdmsrq_safe(try->index, &before);
+	if (try->absent)
+		return;
+	try->trap = try_write_msr(try->index, before ^ try->flip);
+	rdmsrq(try->index, after);
+	try->changed = after != before;
+	if (try->changed)
+		try_write_msr(try->index, before);
+}
+
+/* Without the state of AVX and what is above it, or of SSE. */
+static void change_xcr0_here(void *info)
+{
+	struct msr_try *try = info;
+	u64 before;
+
+	try->absent = !cpu_feature_enabled(X86_FEATURE_OSXSAVE);
+	if (try->absent)
+		return;
+	before = xgetbv(XCR_XFEATURE_ENABLED_MASK);
+	try->absent = before == 1;
+	if (try->absent)
+		return;
+	try->trap = try_write_xcr0(before == 3 ? 1 : 3);
+	try->changed = xgetbv(XCR_XFEATURE_ENABLED_MASK) != before;
+	if (try->changed)
+		try_write_xcr0(before);
+}
+
+/* A copy of the table, in which an attacker could write. */
+static void *other_idt;
+
+static void move_idt_here(void *info)
+{
+	struct desc_ptr before, after, other;
+	struct msr_try *try = info;
+
+	store_idt(&before);
+	other = before;
+	other.address = (unsigned long)other_idt;
+	memcpy(other_idt, (void *)before.address, before.size + 1);
+	try->trap = try_load_idt(&other);
+	store_idt(&after);
+	try->changed = after.address != before.address;
+	if (try->changed)
+		try_load_idt(&before);
+}
+
+static void on_every_vcpu(struct attack_report *report, smp_call_func_t change, u32 index,
+			  u64 flip)
+{
+	unsigned int cpu;
+
+	guard(cpus_read_lock)();
+	for_each_online_cpu(cpu) {
+		struct msr_try try = { .index = index, .flip = flip };
+
+		smp_call_function_single(cpu, change, &try, 1);
+		if (try.absent) {
+			attack_say(report, ATTACK_ABSENT, "vCPU %u has no such register", cpu);
+			return;
+		}
+		attack_judge(report, try.trap, try.changed);
+	}
+}
+
+static void change_msr(struct attack_report *report, u32 index, u64 flip)
+{
+	on_every_vcpu(report, change_msr_here, index, flip);
+}
+
+/* What not every CPU can have set. */
+static void change_feature(struct attack_report *report, bool has, u32 index, u64 flip)
+{
+	if (has)
+		change_msr(report, index, flip);
+	else
+		attack_say(report, ATTACK_ABSENT, "this CPU lacks the feature");
+}
+
+void attack_idtr(struct attack_report *report)
+{
+	other_idt = (void *)__get_free_page(GFP_KERNEL);
+	if (!other_idt) {
+		attack_say(report, ATTACK_INCONCLUSIVE, "no memory");
+		return;
+	}
+	on_every_vcpu(report, move_idt_here, 0, 0);
+	free_page((unsigned long)other_idt);
+}
+
+void attack_xcr0(struct attack_report *report)
+{
+	on_every_vcpu(report, change_xcr0_here, 0, 0);
+}
+
+/* Without EFER.NX, the next page that the kernel touches would fault. */
+void attack_efer(struct attack_report *report)
+{
+	change_msr(report, MSR_EFER, EFER_SCE);
+}
+
+void attack_star(struct attack_report *report)
+{
+	change_msr(report, MSR_STAR, 1ull << 35);
+}
+
+void attack_lstar(struct attack_report *report)
+{
+	change_msr(report, MSR_LSTAR, 1ull << 12);
+}
+
+void attack_cstar(struct attack_report *report)
+{
+	change_msr(report, MSR_CSTAR, 1ull << 12);
+}
+
+void attack_sfmask(struct attack_report *report)
+{
+	change_msr(report, MSR_SYSCALL_MASK, X86_EFLAGS_IF);
+}
+
+void attack_sysenter_cs(struct attack_report *report)
+{
+	change_msr(report, MSR_IA32_SYSENTER_CS, 1ull << 3);
+}
+
+void attack_sysenter_esp(struct attack_report *report)
+{
+	change_msr(report, MSR_IA32_SYSENTER_ESP, 1ull << 12);
+}
+
+void attack_sysenter_eip(struct attack_report *report)
+{
+	change_msr(report, MSR_IA32_SYSENTER_EIP, 1ull << 12);
+}
+
+/* The type of the last of eight entries: write-through becomes write-back, or so. */
+void attack_pat(struct attack_report *report)
+{
+	change_msr(report, MSR_IA32_CR_PAT, 2ull << 56);
+}
+
+void attack_apic_base(struct attack_report *report)
+{
+	change_msr(report, MSR_IA32_APICBASE, 1ull << 20);
+}
+
+void attack_misc_enable(struct attack_report *report)
+{
+	change_msr(report, MSR_IA32_MISC_ENABLE, MSR_IA32_MISC_ENABLE_FAST_STRING);
+}
+
+#define XSS_CET_USER	(1ull << 11)
+
+void attack_xss(struct attack_report *report)
+{
+	u32 eax, ebx, ecx = 0, edx;
+
+	if (boot_cpu_has(X86_FEATURE_XSAVES))
+		cpuid_count(0xd, 1, &eax, &ebx, &ecx, &edx);
+	change_feature(report, ecx & XSS_CET_USER, MSR_IA32_XSS, XSS_CET_USER);
+}
+
+static bool has_shadow_stacks(void)
+{
+	return cpuid_eax(0) >= 7 && cpuid_ecx(7) & BIT(7);
+}
+
+void attack_s_cet(struct attack_report *report)
+{
+	change_feature(report, has_shadow_stacks(), MSR_IA32_S_CET, CET_WRSS_EN);
+}
+
+void attack_pl0_ssp(struct attack_report *report)
+{
+	change_feature(report, has_shadow_stacks(), MSR_IA32_PL0_SSP, 1ull << 12);
+}
+
+void attack_tsx_ctrl(struct attack_report *report)
+{
+	change_msr(report, MSR_IA32_TSX_CTRL, TSX_CTRL_RTM_DISABLE);
+}
+
+void attack_de_cfg(struct attack_report *report)
+{
+	u64 de_cfg = 0;
+
+	rdmsrq_safe(MSR_AMD64_DE_CFG, &de_cfg);
+	change_feature(report, de_cfg & MSR_AMD64_DE_CFG_LFENCE_SERIALIZE, MSR_AMD64_DE_CFG,
+		       MSR_AMD64_DE_CFG_LFENCE_SERIALIZE);
+}
