@@ -31,19 +31,48 @@ struct seq_file;
  * @exec:	non-zero while supervisor execution is an allow-list
  * @cr0_on:	CR0 bits that hardware keeps set while guest code runs
  * @cr4_on:	CR4 bits likewise
+ * @action:	HEKI_ACTION_* of each HEKI_CLASS_*; set before the first vCPU
+ * @paused:	non-zero while no vCPU may run guest code
  * @log:	how many lines about this VM the log takes
  *
  * kvm->arch.heki points to it; the Rust state that contains it follows. Read
- * without a lock by the hooks, written under kvm->slots_lock. Valid until the
- * VM is destroyed.
+ * without a lock by the hooks, written under kvm->slots_lock, but for the last
+ * three, which are C's own. Valid until the VM is destroyed.
  */
 struct kvm_heki {
 	u32 sealed;
 	u32 exec;
 	u64 cr0_on;
 	u64 cr4_on;
+	u32 action[HEKI_CLASS_COUNT];
+	u32 paused;
 	struct ratelimit_state log;
 };
+
+#ifdef CONFIG_KVM_HEKI
+/**
+ * struct kvm_heki_vcpu - what a vCPU has to tell user space
+ * @denial:	the denial that exits next, none if its kind is zero
+ * @gpa:	address of the access that is judged right now
+ * @request:	Rust's copy of the request that user space is asked about
+ * @rip:	linear address of the instruction that made it
+ * @complete:	KVM's end of a hypercall
+ *
+ * Protected by vcpu->mutex.
+ */
+struct kvm_heki_vcpu {
+	struct heki_exit denial;
+	u64 gpa;
+	void *request;
+	unsigned long rip;
+	int (*complete)(struct kvm_vcpu *vcpu);
+};
+#else
+struct kvm_heki_vcpu { };
+#endif
+
+/* What __kvm_heki_hypercall() returns when user space is to be asked first. */
+#define KVM_HEKI_ASK			1
 
 /* What an access is, for __kvm_heki_denied(). */
 #define KVM_HEKI_ACCESS_WRITE		(1 << 0)
@@ -90,8 +119,16 @@ struct kvm_heki *__kvm_heki_create(u64 cr4_in_hardware);
 void __kvm_heki_destroy(struct kvm_heki *heki);
 void __kvm_heki_reset(struct kvm_heki *heki, struct kvm *kvm);
 int __kvm_heki_set_profile(struct kvm_heki *heki, struct kvm *kvm, const void *data, size_t len);
+int __kvm_heki_set_policy(struct kvm_heki *heki, struct kvm *kvm,
+			  const struct heki_policy *policy);
+void __kvm_heki_get_policy(const struct kvm_heki *heki, struct heki_policy *policy);
+void __kvm_heki_get_caps(const struct kvm_heki *heki, bool exec, bool dt,
+			 struct heki_caps *caps);
 long __kvm_heki_hypercall(struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 			  u64 op, u64 gpa, u64 len, u64 flags);
+long __kvm_heki_answer(struct kvm_heki *heki, struct kvm_vcpu *vcpu, void *request,
+		       u32 answer);
+void __kvm_heki_drop(void *request);
 u32 __kvm_heki_rights(const struct kvm_heki *heki, u64 gfn, u64 nr_pages);
 int __kvm_heki_max_level(const struct kvm_heki *heki, u64 gfn);
 bool __kvm_heki_denied(const struct kvm_heki *heki, u64 gfn, u32 access);
@@ -128,6 +165,11 @@ bool heki_glue_can_hold_exec(struct kvm_vcpu *vcpu);
 bool heki_glue_can_hold_msrs(struct kvm_vcpu *vcpu);
 bool heki_glue_log_allowed(struct kvm_vcpu *vcpu);
 int heki_glue_pid(struct kvm_vcpu *vcpu);
+
+/* The same: arch/x86/kvm/heki_exit.c. */
+void heki_glue_ask(struct kvm_vcpu *vcpu, void *request, const struct heki_exit *asked);
+void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va, u32 reg,
+			   u64 bits);
 
 /* The same: arch/x86/kvm/heki_text.c. */
 int heki_glue_read_memory(struct kvm *kvm, u64 gpa, void *data, u32 len);

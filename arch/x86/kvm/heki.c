@@ -44,6 +44,9 @@ static_assert(KVM_HEKI_DECIDED_EFER == (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX
 
 static bool heki_all;
 
+/* Can LIDT be made to exit? The vendor module says so when it is loaded. */
+static bool heki_idt_exits;
+
 static int heki_param_set(const char *val, const struct kernel_param *kp)
 {
 	int mode = sysfs_match_string(((const char * const []){ "off", "all", NULL }), val);
@@ -172,6 +175,9 @@ static void heki_device_release(struct kvm_device *dev)
 /* Back to Open. Every vCPU is out of KVM_RUN, so nothing runs on old rights. */
 static int heki_device_reset(struct kvm *kvm)
 {
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+
 	guard(mutex)(&kvm->lock);
 
 	if (kvm_is_vcpu_creation_in_progress(kvm) || kvm_trylock_all_vcpus(kvm))
@@ -180,6 +186,11 @@ static int heki_device_reset(struct kvm *kvm)
 	mutex_lock(&kvm->slots_lock);
 	__kvm_heki_reset(kvm->arch.heki, kvm);
 	mutex_unlock(&kvm->slots_lock);
+
+	/* What the old guest asked for, or did, does not touch the next one. */
+	WRITE_ONCE(kvm->arch.heki->paused, 0);
+	kvm_for_each_vcpu(i, vcpu, kvm)
+		kvm_heki_forget_vcpu(vcpu);
 
 	kvm_unlock_all_vcpus(kvm);
 	return 0;
@@ -223,11 +234,62 @@ static int heki_device_set_profile(struct kvm *kvm, const void __user *user)
 	return __kvm_heki_set_profile(kvm->arch.heki, kvm, data, len);
 }
 
+/* Once, and before there is a vCPU that could have seen another policy. */
+static int heki_device_set_policy(struct kvm *kvm, const void __user *user)
+{
+	struct kvm_heki *heki = kvm->arch.heki;
+	struct heki_policy policy;
+	int ret;
+
+	if (copy_from_user(&policy, user, sizeof(policy)))
+		return -EFAULT;
+
+	guard(mutex)(&kvm->lock);
+	if (kvm->created_vcpus)
+		return -EBUSY;
+	guard(mutex)(&kvm->slots_lock);
+	ret = __kvm_heki_set_policy(heki, kvm, &policy);
+	if (ret)
+		return ret;
+
+	heki->action[HEKI_CLASS_WRITE] = policy.write;
+	heki->action[HEKI_CLASS_EXEC] = policy.exec;
+	heki->action[HEKI_CLASS_REGISTER] = policy.reg;
+	heki->action[HEKI_CLASS_PATCH] = policy.patch;
+	return 0;
+}
+
+static int heki_device_get_policy(struct kvm *kvm, void __user *user)
+{
+	struct heki_policy policy;
+
+	mutex_lock(&kvm->slots_lock);
+	__kvm_heki_get_policy(kvm->arch.heki, &policy);
+	mutex_unlock(&kvm->slots_lock);
+	return copy_to_user(user, &policy, sizeof(policy)) ? -EFAULT : 0;
+}
+
+static int heki_device_get_caps(struct kvm *kvm, void __user *user)
+{
+	struct heki_caps caps;
+
+	__kvm_heki_get_caps(kvm->arch.heki, kvm_x86_call(tdp_has_smep)(kvm), heki_idt_exits,
+			    &caps);
+	return copy_to_user(user, &caps, sizeof(caps)) ? -EFAULT : 0;
+}
+
+/* Each vCPU has its request pending, and finds the VM no longer paused. */
+static int heki_device_resume(struct kvm *kvm)
+{
+	WRITE_ONCE(kvm->arch.heki->paused, 0);
+	return 0;
+}
+
 static int heki_device_has_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
 {
-	if (attr->group != KVM_DEV_HEKI_CTRL)
+	if (attr->group != KVM_DEV_HEKI_CTRL || attr->attr > KVM_DEV_HEKI_RESUME)
 		return -ENXIO;
-	return attr->attr == KVM_DEV_HEKI_RESET || attr->attr == KVM_DEV_HEKI_PROFILE ? 0 : -ENXIO;
+	return 0;
 }
 
 static int heki_device_set_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
@@ -238,9 +300,36 @@ static int heki_device_set_attr(struct kvm_device *dev, struct kvm_device_attr *
 		return ret;
 	if (attr->flags)
 		return -EINVAL;
-	if (attr->attr == KVM_DEV_HEKI_PROFILE)
+	switch (attr->attr) {
+	case KVM_DEV_HEKI_RESET:
+		return attr->addr ? -EINVAL : heki_device_reset(dev->kvm);
+	case KVM_DEV_HEKI_PROFILE:
 		return heki_device_set_profile(dev->kvm, u64_to_user_ptr(attr->addr));
-	return attr->addr ? -EINVAL : heki_device_reset(dev->kvm);
+	case KVM_DEV_HEKI_POLICY:
+		return heki_device_set_policy(dev->kvm, u64_to_user_ptr(attr->addr));
+	case KVM_DEV_HEKI_RESUME:
+		return attr->addr ? -EINVAL : heki_device_resume(dev->kvm);
+	default:
+		return -ENXIO;
+	}
+}
+
+static int heki_device_get_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
+{
+	int ret = heki_device_has_attr(dev, attr);
+
+	if (ret)
+		return ret;
+	if (attr->flags)
+		return -EINVAL;
+	switch (attr->attr) {
+	case KVM_DEV_HEKI_CAPS:
+		return heki_device_get_caps(dev->kvm, u64_to_user_ptr(attr->addr));
+	case KVM_DEV_HEKI_POLICY:
+		return heki_device_get_policy(dev->kvm, u64_to_user_ptr(attr->addr));
+	default:
+		return -ENXIO;
+	}
 }
 
 static const struct kvm_device_ops heki_device_ops = {
@@ -248,6 +337,7 @@ static const struct kvm_device_ops heki_device_ops = {
 	.create = heki_device_create,
 	.release = heki_device_release,
 	.set_attr = heki_device_set_attr,
+	.get_attr = heki_device_get_attr,
 	.has_attr = heki_device_has_attr,
 };
 
@@ -442,6 +532,8 @@ int __kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 	if (fault->prefetch)
 		return -EFAULT;
 
+	/* Of a nested guest, @addr is its own: what is denied is a page of ours. */
+	vcpu->arch.heki.gpa = gfn_to_gpa(fault->gfn) | offset_in_page(fault->addr);
 	__kvm_heki_report(heki, vcpu, fault->gfn, access);
 	heki_punish(vcpu);
 	return RET_PF_RETRY;
@@ -460,6 +552,7 @@ bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
 	if (!__kvm_heki_denied(heki, gpa_to_gfn(gpa), access))
 		return false;
 
+	vcpu->arch.heki.gpa = gpa;
 	__kvm_heki_report(heki, vcpu, gpa_to_gfn(gpa), access);
 	if (!is_paging(vcpu))
 		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
@@ -487,9 +580,6 @@ bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index)
 	return heki && __kvm_heki_holds(heki, reg, index);
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(__kvm_heki_pins);
-
-/* Can LIDT be made to exit? The vendor module says so when it is loaded. */
-static bool heki_idt_exits;
 
 void kvm_heki_set_idt_exits(bool has)
 {

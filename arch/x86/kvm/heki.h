@@ -31,6 +31,10 @@ void __kvm_heki_init_vm(struct kvm *kvm);
 void __kvm_heki_destroy_vm(struct kvm *kvm);
 void kvm_heki_create_debugfs(struct kvm *kvm);
 void kvm_heki_reload(struct kvm_vcpu *vcpu);
+void kvm_heki_forget_vcpu(struct kvm_vcpu *vcpu);
+bool __kvm_heki_check_exit(struct kvm_vcpu *vcpu);
+int __kvm_heki_serve(struct kvm_vcpu *vcpu, u64 op, u64 gpa, u64 len, u64 flags,
+		     int (*complete)(struct kvm_vcpu *));
 unsigned int __kvm_heki_clamp_access(struct kvm *kvm, union kvm_mmu_page_role role,
 				     gfn_t gfn, unsigned int access);
 u64 __kvm_heki_clamp_spte(struct kvm *kvm, struct kvm_mmu_page *sp, int index, u64 spte);
@@ -80,15 +84,33 @@ static inline void kvm_heki_init_memslot(struct kvm *kvm, struct kvm_memory_slot
 	slot->arch.kvm = kvm;
 }
 
-static inline long kvm_heki_hypercall(struct kvm_vcpu *vcpu, u64 op, u64 gpa,
-				      u64 len, u64 flags)
+/* A pause may be older than the vCPU. */
+static inline void kvm_heki_init_vcpu(struct kvm_vcpu *vcpu)
 {
-	struct kvm_heki *heki = kvm_heki_vm(vcpu->kvm);
+	if (kvm_heki_vm(vcpu->kvm))
+		kvm_make_request(KVM_REQ_HEKI_EXIT, vcpu);
+}
 
+static inline void kvm_heki_destroy_vcpu(struct kvm_vcpu *vcpu)
+{
+	kvm_heki_forget_vcpu(vcpu);
+}
+
+/* True to leave for user space, which kvm_run tells why. */
+static inline bool kvm_heki_check_exit(struct kvm_vcpu *vcpu)
+{
+	return kvm_check_request(KVM_REQ_HEKI_EXIT, vcpu) && __kvm_heki_check_exit(vcpu);
+}
+
+/* As ____kvm_emulate_hypercall(): 1 with the result in kvm_run, 0 to leave for user space. */
+static inline int kvm_heki_hypercall(struct kvm_vcpu *vcpu, u64 op, u64 gpa, u64 len,
+				     u64 flags, int (*complete)(struct kvm_vcpu *))
+{
 	/* SEV-ES, chosen after the VM opted in: its registers are out of reach. */
-	if (!heki || vcpu->kvm->arch.has_protected_state)
-		return -KVM_ENOSYS;
-	return __kvm_heki_hypercall(heki, vcpu, op, gpa, len, flags);
+	if (kvm_heki_vm(vcpu->kvm) && !vcpu->kvm->arch.has_protected_state)
+		return __kvm_heki_serve(vcpu, op, gpa, len, flags, complete);
+	vcpu->run->hypercall.ret = -KVM_ENOSYS;
+	return 1;
 }
 
 static inline unsigned int kvm_heki_clamp_access(struct kvm *kvm,
@@ -216,10 +238,19 @@ static inline void kvm_heki_create_debugfs(struct kvm *kvm) { }
 static inline void kvm_heki_init_memslot(struct kvm *kvm, struct kvm_memory_slot *slot) { }
 static inline void kvm_heki_reload(struct kvm_vcpu *vcpu) { }
 
-static inline long kvm_heki_hypercall(struct kvm_vcpu *vcpu, u64 op, u64 gpa,
-				      u64 len, u64 flags)
+static inline void kvm_heki_init_vcpu(struct kvm_vcpu *vcpu) { }
+static inline void kvm_heki_destroy_vcpu(struct kvm_vcpu *vcpu) { }
+
+static inline bool kvm_heki_check_exit(struct kvm_vcpu *vcpu)
 {
-	return -KVM_ENOSYS;
+	return false;
+}
+
+static inline int kvm_heki_hypercall(struct kvm_vcpu *vcpu, u64 op, u64 gpa, u64 len,
+				     u64 flags, int (*complete)(struct kvm_vcpu *))
+{
+	vcpu->run->hypercall.ret = -KVM_ENOSYS;
+	return 1;
 }
 
 static inline unsigned int kvm_heki_clamp_access(struct kvm *kvm,

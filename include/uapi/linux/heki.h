@@ -20,6 +20,7 @@
  */
 #define KVM_HC_HEKI			0x48454b49
 #define KVM_DEV_TYPE_HEKI		0x48
+#define KVM_EXIT_HEKI			0x48454b49
 
 #define HEKI_ABI_VERSION		2
 
@@ -56,6 +57,8 @@
 #define HEKI_PROT_CR			(1 << 2)	/* CR0 and CR4 bits can be pinned */
 #define HEKI_PROT_MSR			(1 << 3)	/* XCR0 and MSRs can be pinned */
 #define HEKI_PROT_DT			(1 << 4)	/* the IDTR can be pinned */
+#define HEKI_PROT_ALL			(HEKI_PROT_WRITE | HEKI_PROT_EXEC | HEKI_PROT_CR | \
+					 HEKI_PROT_MSR | HEKI_PROT_DT)
 
 /* What PATCH serves, and what it can tell of the target of a call. */
 #define HEKI_PATCH_JUMP_LABEL		(1 << 0)
@@ -301,6 +304,9 @@ struct heki_frozen {
 #define KVM_DEV_HEKI_CTRL		0
 #define   KVM_DEV_HEKI_RESET		0	/* set: back to Open; every vCPU must be stopped */
 #define   KVM_DEV_HEKI_PROFILE		1	/* set: struct heki_profile, before the first vCPU */
+#define   KVM_DEV_HEKI_CAPS		2	/* get: struct heki_caps */
+#define   KVM_DEV_HEKI_POLICY		3	/* get; set, once and before the first vCPU: struct heki_policy */
+#define   KVM_DEV_HEKI_RESUME		4	/* set: ends a pause */
 
 /* Bounds of a profile. */
 #define HEKI_MAX_PROFILE_ENTRIES	262144	/* of each other array */
@@ -338,6 +344,140 @@ struct heki_profile {
 	__u32 build_id_offset;
 	__u32 build_id_len;
 	__u8 build_id[32];
+};
+
+/* Classes of denials: what the guest tried. */
+#define HEKI_CLASS_WRITE		0	/* to write sealed memory */
+#define HEKI_CLASS_EXEC			1	/* to run unlisted memory in supervisor mode */
+#define HEKI_CLASS_REGISTER		2	/* to change what is pinned */
+#define HEKI_CLASS_PATCH		3	/* a PATCH, GRANT or RELEASE against the rules */
+#define HEKI_CLASS_COUNT		4
+
+/* What a denial does, besides the error that the guest gets in any case. */
+#define HEKI_ACTION_GP			0	/* nothing */
+#define HEKI_ACTION_EXIT		1	/* KVM_EXIT_HEKI */
+#define HEKI_ACTION_PAUSE		2	/* the same, and no vCPU runs until KVM_DEV_HEKI_RESUME */
+#define HEKI_ACTION_COUNT		3
+
+/**
+ * struct heki_caps - what this host can do for this VM
+ * @version:	HEKI_ABI_VERSION
+ * @protections: HEKI_PROT_* that can be enforced. HEKI_PROT_EXEC needs vCPUs
+ *		without VMX and SVM, too.
+ * @cr0_pinnable: CR0 bits that can be pinned
+ * @cr4_pinnable: CR4 bits that can be pinned
+ * @patch:	HEKI_PATCH_* and HEKI_TARGET_* of a VM with a profile
+ * @consent:	1 << HEKI_OP_* of each operation that a policy can ask consent for
+ * @classes:	1 << HEKI_CLASS_* of each class of denials that can exit
+ * @actions:	1 << HEKI_ACTION_* of each action that a policy can name
+ */
+struct heki_caps {
+	__u32 version;
+	__u32 protections;
+	__u64 cr0_pinnable;
+	__u64 cr4_pinnable;
+	__u32 patch;
+	__u32 consent;
+	__u32 classes;
+	__u32 actions;
+};
+
+/**
+ * struct heki_policy - what the guest may do, and what the VMM wants to hear of
+ * @version:	HEKI_ABI_VERSION
+ * @allowed:	HEKI_PROT_* that the guest may ask for. HEKI_PROT_EXEC needs the
+ *		two others: what runs is not written, and SMEP is pinned.
+ * @consent:	1 << HEKI_OP_* of each operation that the VMM is asked about: all
+ *		but HEKI_OP_QUERY
+ * @write:	HEKI_ACTION_* of HEKI_CLASS_WRITE
+ * @exec:	HEKI_ACTION_* of HEKI_CLASS_EXEC
+ * @reg:	HEKI_ACTION_* of HEKI_CLASS_REGISTER
+ * @patch:	HEKI_ACTION_* of HEKI_CLASS_PATCH
+ * @reserved:	zero
+ *
+ * A VM without a policy may have all protections, needs no consent and exits
+ * for nothing.
+ */
+struct heki_policy {
+	__u32 version;
+	__u32 allowed;
+	__u32 consent;
+	__u32 write;
+	__u32 exec;
+	__u32 reg;
+	__u32 patch;
+	__u32 reserved;
+};
+
+/* Kinds of KVM_EXIT_HEKI. */
+#define HEKI_EXIT_REQUEST		1	/* the guest asks; write @answer */
+#define HEKI_EXIT_DENIAL		2	/* the guest was denied something */
+#define HEKI_EXIT_PAUSED		3	/* the VM is paused */
+
+/* Flags of KVM_EXIT_HEKI: which fields of a denial mean something. */
+#define HEKI_EXIT_HAS_GPA		(1 << 0)
+#define HEKI_EXIT_HAS_VA		(1 << 1)
+#define HEKI_EXIT_HAS_REG		(1 << 2)	/* @reg and @bits */
+#define HEKI_EXIT_IS_PAUSE		(1 << 3)	/* this denial paused the VM */
+
+/* Why something was denied. */
+#define HEKI_REASON_SEALED		0	/* the page was sealed against writes */
+#define HEKI_REASON_NOT_EXECUTABLE	1	/* the page was not granted execution */
+#define HEKI_REASON_PAGE_WALK		2	/* the CPU writes a page table that is sealed */
+#define HEKI_REASON_PINNED		3	/* the bits are pinned */
+#define HEKI_REASON_UNLISTED		4	/* no instruction there may change */
+#define HEKI_REASON_FROZEN		5	/* its key must not change */
+#define HEKI_REASON_FORM		6	/* no instruction there has such bytes */
+#define HEKI_REASON_TARGET		7	/* it may not go there */
+#define HEKI_REASON_STALE		8	/* other bytes stand there */
+#define HEKI_REASON_CONTENT		9	/* a page that is neither empty nor a trampoline */
+
+/**
+ * struct heki_exit - KVM_EXIT_HEKI, in the union of struct kvm_run
+ * @kind:	HEKI_EXIT_*: request, denial or paused
+ * @flags:	HEKI_EXIT_HAS_* and HEKI_EXIT_IS_PAUSE
+ * @vcpu:	the ID of the vCPU
+ * @cpl:	its privilege level
+ * @rip:	its instruction pointer
+ * @op:		request: HEKI_OP_*
+ * @answer:	request: KVM_EPERM. The VMM writes 0 to allow, or what the guest gets:
+ *		KVM_EPERM, KVM_E2BIG, KVM_EINVAL or KVM_EOPNOTSUPP. All else denies.
+ * @seal_flags:	SEAL: HEKI_SEAL_*
+ * @nr_ranges:	SEAL, GRANT, RELEASE: number of ranges
+ * @nr_pins:	SEAL: number of pins
+ * @nr_sites:	PATCH: number of instructions
+ * @len:	request: its length in bytes
+ * @denied:	denial: HEKI_CLASS_*
+ * @reason:	denial: HEKI_REASON_*
+ * @gpa:	denial: guest physical address of an access
+ * @va:		denial: guest virtual address of an instruction or page that was to change
+ * @bits:	denial: what is pinned and would have changed
+ * @reg:	denial: HEKI_REG_*
+ * @reserved:	zero
+ *
+ * The host works on a copy of a request that it made before the exit. What is
+ * written here, but for @answer, has no effect.
+ */
+struct heki_exit {
+	__u32 kind;
+	__u32 flags;
+	__u32 vcpu;
+	__u32 cpl;
+	__u64 rip;
+	__u32 op;
+	__u32 answer;
+	__u32 seal_flags;
+	__u32 nr_ranges;
+	__u32 nr_pins;
+	__u32 nr_sites;
+	__u64 len;
+	__u32 denied;
+	__u32 reason;
+	__u64 gpa;
+	__u64 va;
+	__u64 bits;
+	__u32 reg;
+	__u32 reserved;
 };
 
 #endif /* _UAPI_LINUX_HEKI_H */

@@ -32,6 +32,8 @@ const _: () = assert!(cfg!(target_endian = "little"));
 pub const KVM_HC_HEKI: u64 = 0x4845_4b49;
 /// Type of the KVM device with which the VMM opts a VM in.
 pub const KVM_DEV_TYPE_HEKI: u32 = 0x48;
+/// Reason of an exit to user space, with an [`Exit`] in `struct kvm_run`.
+pub const KVM_EXIT_HEKI: u32 = 0x4845_4b49;
 
 /// Version of the ABI that this file describes.
 pub const HEKI_ABI_VERSION: u32 = 2;
@@ -90,6 +92,9 @@ pub const HEKI_PROT_CR: u32 = 1 << 2;
 pub const HEKI_PROT_MSR: u32 = 1 << 3;
 /// Protection: the IDTR can be pinned.
 pub const HEKI_PROT_DT: u32 = 1 << 4;
+/// Every protection.
+pub const HEKI_PROT_ALL: u32 =
+    HEKI_PROT_WRITE | HEKI_PROT_EXEC | HEKI_PROT_CR | HEKI_PROT_MSR | HEKI_PROT_DT;
 
 /// PATCH serves jump labels.
 pub const HEKI_PATCH_JUMP_LABEL: u32 = 1 << 0;
@@ -214,6 +219,69 @@ pub const KVM_DEV_HEKI_CTRL: u32 = 0;
 pub const KVM_DEV_HEKI_RESET: u64 = 0;
 /// Attribute of [`KVM_DEV_HEKI_CTRL`]: a [`Profile`] with its arrays, before the first vCPU.
 pub const KVM_DEV_HEKI_PROFILE: u64 = 1;
+/// Attribute of [`KVM_DEV_HEKI_CTRL`]: read a [`Caps`].
+pub const KVM_DEV_HEKI_CAPS: u64 = 2;
+/// Attribute of [`KVM_DEV_HEKI_CTRL`]: a [`Policy`], set once and before the first vCPU.
+pub const KVM_DEV_HEKI_POLICY: u64 = 3;
+/// Attribute of [`KVM_DEV_HEKI_CTRL`]: end a pause.
+pub const KVM_DEV_HEKI_RESUME: u64 = 4;
+
+/// Class of denials: a write of sealed memory.
+pub const HEKI_CLASS_WRITE: u32 = 0;
+/// Class of denials: supervisor mode would have run unlisted memory.
+pub const HEKI_CLASS_EXEC: u32 = 1;
+/// Class of denials: a change of what is pinned.
+pub const HEKI_CLASS_REGISTER: u32 = 2;
+/// Class of denials: a PATCH, GRANT or RELEASE against the rules.
+pub const HEKI_CLASS_PATCH: u32 = 3;
+/// Number of classes.
+pub const HEKI_CLASS_COUNT: u32 = 4;
+
+/// Action: the guest gets its error, and nobody else hears of it.
+pub const HEKI_ACTION_GP: u32 = 0;
+/// Action: exit to the VMM, too.
+pub const HEKI_ACTION_EXIT: u32 = 1;
+/// Action: exit to the VMM, and run no vCPU until [`KVM_DEV_HEKI_RESUME`].
+pub const HEKI_ACTION_PAUSE: u32 = 2;
+/// Number of actions.
+pub const HEKI_ACTION_COUNT: u32 = 3;
+
+/// Kind of an exit: the guest asks.
+pub const HEKI_EXIT_REQUEST: u32 = 1;
+/// Kind of an exit: the guest was denied something.
+pub const HEKI_EXIT_DENIAL: u32 = 2;
+/// Kind of an exit: the VM is paused.
+pub const HEKI_EXIT_PAUSED: u32 = 3;
+
+/// Flag of an exit: [`Exit::gpa`] is known.
+pub const HEKI_EXIT_HAS_GPA: u32 = 1 << 0;
+/// Flag of an exit: [`Exit::va`] is known.
+pub const HEKI_EXIT_HAS_VA: u32 = 1 << 1;
+/// Flag of an exit: [`Exit::reg`] and [`Exit::bits`] are known.
+pub const HEKI_EXIT_HAS_REG: u32 = 1 << 2;
+/// Flag of an exit: this denial paused the VM.
+pub const HEKI_EXIT_IS_PAUSE: u32 = 1 << 3;
+
+/// Reason of a denial: the page was sealed against writes.
+pub const HEKI_REASON_SEALED: u32 = 0;
+/// Reason of a denial: the page was not granted execution.
+pub const HEKI_REASON_NOT_EXECUTABLE: u32 = 1;
+/// Reason of a denial: the CPU had to write a page table that is sealed.
+pub const HEKI_REASON_PAGE_WALK: u32 = 2;
+/// Reason of a denial: the bits are pinned.
+pub const HEKI_REASON_PINNED: u32 = 3;
+/// Reason of a denial: no instruction there may change.
+pub const HEKI_REASON_UNLISTED: u32 = 4;
+/// Reason of a denial: its key must not change.
+pub const HEKI_REASON_FROZEN: u32 = 5;
+/// Reason of a denial: no instruction there has such bytes.
+pub const HEKI_REASON_FORM: u32 = 6;
+/// Reason of a denial: it may not go there.
+pub const HEKI_REASON_TARGET: u32 = 7;
+/// Reason of a denial: other bytes stand there.
+pub const HEKI_REASON_STALE: u32 = 8;
+/// Reason of a denial: a page that is neither empty nor a trampoline.
+pub const HEKI_REASON_CONTENT: u32 = 9;
 
 /// Most entries in each array of a [`Profile`] but that of breakpoints.
 pub const HEKI_MAX_PROFILE_ENTRIES: u32 = 262_144;
@@ -413,6 +481,96 @@ pub struct Profile {
     pub build_id: [u8; 32],
 }
 
+/// What this host can do for this VM (`struct heki_caps`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Caps {
+    /// [`HEKI_ABI_VERSION`].
+    pub version: u32,
+    /// `HEKI_PROT_*` that can be enforced.
+    pub protections: u32,
+    /// CR0 bits that can be pinned.
+    pub cr0_pinnable: u64,
+    /// CR4 bits that can be pinned.
+    pub cr4_pinnable: u64,
+    /// `HEKI_PATCH_*` and `HEKI_TARGET_*` of a VM with a profile.
+    pub patch: u32,
+    /// `1 << HEKI_OP_*` of each operation that a policy can ask consent for.
+    pub consent: u32,
+    /// `1 << HEKI_CLASS_*` of each class of denials that can exit.
+    pub classes: u32,
+    /// `1 << HEKI_ACTION_*` of each action that a policy can name.
+    pub actions: u32,
+}
+
+/// What the guest may do, and what the VMM wants to hear of (`struct heki_policy`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Policy {
+    /// [`HEKI_ABI_VERSION`].
+    pub version: u32,
+    /// `HEKI_PROT_*` that the guest may ask for.
+    pub allowed: u32,
+    /// `1 << HEKI_OP_*` of each operation that the VMM is asked about.
+    pub consent: u32,
+    /// `HEKI_ACTION_*` of [`HEKI_CLASS_WRITE`].
+    pub write: u32,
+    /// `HEKI_ACTION_*` of [`HEKI_CLASS_EXEC`].
+    pub exec: u32,
+    /// `HEKI_ACTION_*` of [`HEKI_CLASS_REGISTER`].
+    pub reg: u32,
+    /// `HEKI_ACTION_*` of [`HEKI_CLASS_PATCH`].
+    pub patch: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// [`KVM_EXIT_HEKI`], in the union of `struct kvm_run` (`struct heki_exit`).
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
+pub struct Exit {
+    /// `HEKI_EXIT_*`: request, denial or paused.
+    pub kind: u32,
+    /// `HEKI_EXIT_HAS_*` and [`HEKI_EXIT_IS_PAUSE`].
+    pub flags: u32,
+    /// The ID of the vCPU.
+    pub vcpu: u32,
+    /// Its privilege level.
+    pub cpl: u32,
+    /// Its instruction pointer.
+    pub rip: u64,
+    /// Request: `HEKI_OP_*`.
+    pub op: u32,
+    /// Request: what the VMM answers, 0 to allow, else a `KVM_E*`.
+    pub answer: u32,
+    /// SEAL: `HEKI_SEAL_*`.
+    pub seal_flags: u32,
+    /// SEAL, GRANT, RELEASE: number of ranges.
+    pub nr_ranges: u32,
+    /// SEAL: number of pins.
+    pub nr_pins: u32,
+    /// PATCH: number of instructions.
+    pub nr_sites: u32,
+    /// Request: its length in bytes.
+    pub len: u64,
+    /// Denial: `HEKI_CLASS_*`.
+    pub denied: u32,
+    /// Denial: `HEKI_REASON_*`.
+    pub reason: u32,
+    /// Denial: guest physical address of an access.
+    pub gpa: u64,
+    /// Denial: guest virtual address of an instruction or page that was to change.
+    pub va: u64,
+    /// Denial: what is pinned and would have changed.
+    pub bits: u64,
+    /// Denial: `HEKI_REG_*`.
+    pub reg: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
 const _: () = assert!(size_of::<Query>() == 48);
 const _: () = assert!(size_of::<Seal>() == 24);
 const _: () = assert!(size_of::<Range>() == 32);
@@ -422,3 +580,7 @@ const _: () = assert!(size_of::<Patch>() == 8);
 const _: () = assert!(size_of::<Site>() == 48);
 const _: () = assert!(size_of::<Grant>() == 8);
 const _: () = assert!(size_of::<Profile>() == 80);
+const _: () = assert!(size_of::<Caps>() == 40);
+const _: () = assert!(size_of::<Policy>() == 32);
+// What `struct kvm_run` has room for.
+const _: () = assert!(size_of::<Exit>() <= 256);

@@ -12,6 +12,7 @@
 
 #[path = "../../heki/abi/lib.rs"]
 mod abi;
+mod consent;
 mod hooks;
 mod hypercall;
 mod kvm;

@@ -7,6 +7,11 @@
 //! Locks: as each function says.
 
 use crate::{
+    abi,
+    consent::{
+        self,
+        Pending, //
+    },
     hypercall::{
         self,
         Call, //
@@ -109,7 +114,92 @@ pub(crate) unsafe extern "C" fn __kvm_heki_set_profile(
     from_result(|| text::set_profile(vm, &mut lock, data).map(|()| 0))
 }
 
-/// Serves `KVM_HC_HEKI`; returns zero or a negative `KVM_E*`. Sleeps.
+/// Takes a VM's policy: 0, -EINVAL, -EBUSY if it has one, or -ENOMEM. Sleeps.
+///
+/// # Safety
+///
+/// As `__kvm_heki_reset`, no vCPU exists yet, and `policy` is valid for reads.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_set_policy(
+    heki: *mut bindings::kvm_heki,
+    kvm: *mut bindings::kvm,
+    policy: *const bindings::heki_policy,
+) -> c_int {
+    // SAFETY: by this function's safety requirements.
+    let (vm, mut lock) = unsafe { (vm(heki), SlotsLock::held_by_caller(kvm)) };
+    // SAFETY: as above; both types are the one layout of the ABI, of which any bits are a value.
+    let policy = unsafe { policy.cast::<abi::Policy>().read() };
+    from_result(|| consent::set_policy(vm, &mut lock, &policy).map(|()| 0))
+}
+
+/// Gives out a VM's policy.
+///
+/// # Safety
+///
+/// `heki` is live, the caller holds `kvm->slots_lock`, and `policy` is valid for writes.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_get_policy(
+    heki: *const bindings::kvm_heki,
+    policy: *mut bindings::heki_policy,
+) {
+    // SAFETY: by this function's safety requirements.
+    let (vm, reader) = unsafe { (vm(heki), Reader::new()) };
+    // SAFETY: as above; both types are the one layout of the ABI.
+    unsafe { policy.cast::<abi::Policy>().write(vm.policy(reader).abi()) };
+}
+
+/// Gives out what this host can do for a VM; `exec` is whether it can limit execution.
+///
+/// # Safety
+///
+/// `heki` is live, and `caps` is valid for writes.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_get_caps(
+    heki: *const bindings::kvm_heki,
+    exec: bool,
+    dt: bool,
+    caps: *mut bindings::heki_caps,
+) {
+    // SAFETY: by this function's safety requirements.
+    let vm = unsafe { vm(heki) };
+    // SAFETY: as above; both types are the one layout of the ABI.
+    unsafe { caps.cast::<abi::Caps>().write(consent::caps(vm, exec, dt)) };
+}
+
+/// Goes on with a request about which user space was asked; returns zero or a negative `KVM_E*`.
+/// Sleeps.
+///
+/// # Safety
+///
+/// As `__kvm_heki_hypercall`; `request` was given to `heki_glue_ask` and is used no more.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_answer(
+    heki: *mut bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+    request: *mut c_void,
+    answer: u32,
+) -> c_long {
+    // SAFETY: by this function's safety requirements.
+    let (vm, mut vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    // SAFETY: as above, and `Vcpu::ask` made the pointer by `KBox::into_raw`.
+    let request = unsafe { KBox::from_raw(request.cast::<Pending>()) };
+    consent::answer(vm, &mut vcpu, &request, answer)
+}
+
+/// Frees a request about which user space was asked, and which nobody wants any more.
+///
+/// # Safety
+///
+/// `request` was given to `heki_glue_ask` and is used no more.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_drop(request: *mut c_void) {
+    // SAFETY: by this function's safety requirements, and `Vcpu::ask` made the pointer by
+    // `KBox::into_raw`.
+    drop(unsafe { KBox::from_raw(request.cast::<Pending>()) });
+}
+
+/// Serves `KVM_HC_HEKI`; returns zero, a negative `KVM_E*`, or `KVM_HEKI_ASK` when user space is to
+/// be asked first. Sleeps.
 ///
 /// # Safety
 ///

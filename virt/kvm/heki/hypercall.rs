@@ -5,11 +5,13 @@
 //! [`patch`](super::patch).
 //!
 //! A request is copied once, bounded, parsed by [`policy::request`](super::policy::request), checked
-//! whole, and then takes effect whole or not at all. [`verdict`](super::verdict) reports.
+//! whole, and then takes effect whole or not at all. [`consent`](super::consent) comes in between
+//! where the VMM wants to be asked. [`verdict`](super::verdict) reports.
 //! Locks: comes inside `kvm->srcu`; SEAL leaves it and takes `kvm->slots_lock`.
 
 use crate::{
     abi,
+    consent,
     kvm::vcpu::{
         Asked,
         Vcpu, //
@@ -21,11 +23,13 @@ use crate::{
         },
         map::Region,
         refusal::Refusal,
+        registers,
         request::{
             self,
             Caps,
             Request, //
         },
+        vmm::Policy,
     },
     patch::{
         self,
@@ -62,7 +66,7 @@ pub(crate) struct Call {
     pub(crate) flags: u64,
 }
 
-/// Serves a hypercall; returns zero or a negative `KVM_E*`.
+/// Serves a hypercall; returns zero, a negative `KVM_E*`, or `KVM_HEKI_ASK`.
 pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
     if call.flags != 0 {
         return errno(Refusal::BadFlags);
@@ -71,13 +75,6 @@ pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
         Ok(abi::HEKI_OP_QUERY) => {
             let ret = query(vm, vcpu, call).map_or_else(errno, |()| 0);
             verdict::queried(vcpu, ret);
-            ret
-        }
-        Ok(abi::HEKI_OP_SEAL) => {
-            let mut asked = Asked::default();
-            let outcome = seal(vm, vcpu, call, &mut asked);
-            let ret = outcome.map_or_else(errno, |()| 0);
-            verdict::sealed(vcpu, asked, outcome, ret);
             ret
         }
         Ok(abi::HEKI_OP_FROZEN) => {
@@ -90,9 +87,59 @@ pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
             verdict::queried(vcpu, ret);
             ret
         }
-        Ok(op @ abi::HEKI_OP_PATCH) => change(vm, vcpu, call, op, patch::patch),
-        Ok(op @ abi::HEKI_OP_GRANT) => change(vm, vcpu, call, op, patch::grant),
-        Ok(op @ abi::HEKI_OP_RELEASE) => change(vm, vcpu, call, op, patch::release),
+        Ok(
+            op @ (abi::HEKI_OP_SEAL
+            | abi::HEKI_OP_PATCH
+            | abi::HEKI_OP_GRANT
+            | abi::HEKI_OP_RELEASE),
+        ) => request(vm, vcpu, call, op),
+        _ => errno(Refusal::BadOperation),
+    }
+}
+
+/// Serves what changes a VM, or asks the VMM first.
+fn request(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call, op: u32) -> c_long {
+    // A VM in the wrong state stops here: a guest cannot make the host copy for nothing.
+    let bytes = check_state(vm, vcpu, op).and_then(|()| copy_request(vcpu, call));
+    match bytes {
+        Ok(bytes) if consent::is_needed(vm, vcpu, op) => consent::ask(vm, vcpu, op, bytes),
+        Ok(bytes) => perform(vm, vcpu, op, bytes.as_slice()),
+        Err(refusal) => refuse(vcpu, op, refusal, refusal.kvm_errno()),
+    }
+}
+
+/// Whether the VM is in a state for `op`.
+fn check_state(vm: &Vm, vcpu: &Vcpu<'_>, op: u32) -> Result<(), Refusal> {
+    let event = match op {
+        abi::HEKI_OP_SEAL => Event::Seal,
+        _ => Event::Change,
+    };
+    lifecycle::next(vm.state(vcpu.reader()), event).map(|_| ())
+}
+
+/// Reports that request `op` is refused, with what the guest is told (a `KVM_E*`).
+pub(crate) fn refuse(vcpu: &Vcpu<'_>, op: u32, refusal: Refusal, kvm_errno: i64) -> c_long {
+    let ret = 0 - kvm_errno as c_long;
+    match op {
+        abi::HEKI_OP_SEAL => verdict::sealed(vcpu, Asked::default(), Err(refusal), ret),
+        _ => verdict::changed(vcpu, op, Err(refusal.into()), ret),
+    }
+    ret
+}
+
+/// Does what request `op` asks for, and reports it.
+pub(crate) fn perform(vm: &Vm, vcpu: &mut Vcpu<'_>, op: u32, bytes: &[u8]) -> c_long {
+    match op {
+        abi::HEKI_OP_SEAL => {
+            let mut asked = Asked::default();
+            let outcome = seal(vm, vcpu, bytes, &mut asked);
+            let ret = outcome.map_or_else(errno, |()| 0);
+            verdict::sealed(vcpu, asked, outcome, ret);
+            ret
+        }
+        abi::HEKI_OP_PATCH => change(vm, vcpu, bytes, op, patch::patch),
+        abi::HEKI_OP_GRANT => change(vm, vcpu, bytes, op, patch::grant),
+        abi::HEKI_OP_RELEASE => change(vm, vcpu, bytes, op, patch::release),
         _ => errno(Refusal::BadOperation),
     }
 }
@@ -105,14 +152,11 @@ fn errno(refusal: Refusal) -> c_long {
 fn change(
     vm: &Vm,
     vcpu: &mut Vcpu<'_>,
-    call: &Call,
+    bytes: &[u8],
     op: u32,
-    serve: fn(&Vm, &mut Vcpu<'_>, &Call) -> Result<u32, Failure>,
+    serve: fn(&Vm, &mut Vcpu<'_>, &[u8]) -> Result<u32, Failure>,
 ) -> c_long {
-    // A VM that is not sealed stops here: a guest cannot make the host copy for nothing.
-    let outcome = lifecycle::next(vm.state(vcpu.reader()), Event::Change)
-        .map_err(Failure::from)
-        .and_then(|_| serve(vm, vcpu, call));
+    let outcome = serve(vm, vcpu, bytes);
     let ret = match outcome {
         Ok(_) => 0,
         Err(Failure::Refused(refusal)) => errno(refusal),
@@ -127,13 +171,15 @@ fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
         return Err(Refusal::BadLength);
     }
     let reader = vcpu.reader();
+    let policy = vm.policy(reader);
+    let (cr0_pinnable, cr4_pinnable) = pinnable(vm, &policy);
     let answer = abi::Query {
         version: abi::HEKI_ABI_VERSION,
         state: vm.state(reader).abi(),
-        available: available(vcpu),
+        available: policy.allowed(available_to(vcpu)),
         held: vm.seal(reader).map_or(0, held),
-        cr0_pinnable: vm.cr0_pinnable(),
-        cr4_pinnable: vm.cr4_pinnable,
+        cr0_pinnable,
+        cr4_pinnable,
         max_bytes: abi::HEKI_MAX_REQUEST_BYTES,
         max_ranges: abi::HEKI_MAX_RANGES,
         max_pins: abi::HEKI_MAX_PINS,
@@ -168,17 +214,33 @@ fn query_pin(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
     vcpu.write_guest(call.gpa, pin.as_bytes())
 }
 
-/// The protections (`HEKI_PROT_*`) that a VM may ask for.
-fn available(vcpu: &Vcpu<'_>) -> u32 {
+/// The bits of CR0 and CR4 that this guest can have pinned.
+fn pinnable(vm: &Vm, policy: &Policy) -> (u64, u64) {
+    if policy.allows(abi::HEKI_PROT_CR) {
+        (vm.cr0_pinnable(), vm.cr4_pinnable)
+    } else {
+        (0, 0)
+    }
+}
+
+/// The protections (`HEKI_PROT_*`) that this host can hold for the VM of `vcpu`.
+fn available_to(vcpu: &Vcpu<'_>) -> u32 {
+    let dt = vcpu.see(abi::HEKI_REG_IDTR, 0).is_some();
+    available(vcpu.can_hold_exec(), vcpu.can_hold_msrs(), dt)
+}
+
+/// The protections (`HEKI_PROT_*`) of a host that can hold an execution allow-list, MSRs and, if
+/// these, the IDTR.
+pub(crate) fn available(exec: bool, msr: bool, dt: bool) -> u32 {
     let mut available = abi::HEKI_PROT_WRITE | abi::HEKI_PROT_CR;
-    if vcpu.can_hold_exec() {
+    if exec {
         available |= abi::HEKI_PROT_EXEC;
     }
-    if vcpu.can_hold_msrs() {
+    if msr {
         available |= abi::HEKI_PROT_MSR;
-        if vcpu.see(abi::HEKI_REG_IDTR, 0).is_some() {
-            available |= abi::HEKI_PROT_DT;
-        }
+    }
+    if msr && dt {
+        available |= abi::HEKI_PROT_DT;
     }
     available
 }
@@ -196,19 +258,17 @@ fn held(seal: &Seal) -> u32 {
         held |= abi::HEKI_PROT_CR;
     }
     for register in seal.held.iter() {
-        held |= match register.reg {
-            abi::HEKI_REG_IDTR => abi::HEKI_PROT_DT,
-            _ => abi::HEKI_PROT_MSR,
-        };
+        held |= registers::protection(register.reg);
     }
     held
 }
 
-fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call, asked: &mut Asked) -> Result<(), Refusal> {
-    // Sealed VMs stop here: a guest cannot make the host copy for nothing.
-    lifecycle::next(vm.state(vcpu.reader()), Event::Seal)?;
-
-    let bytes = copy_request(vcpu, call)?;
+/// Checks a SEAL as far as that takes no memory of the VM.
+pub(crate) fn parse<'a>(
+    vm: &Vm,
+    vcpu: &Vcpu<'_>,
+    bytes: &'a [u8],
+) -> Result<Request<'a>, Refusal> {
     let caps = Caps {
         exec: vcpu.can_hold_exec(),
         cr0_pinnable: vm.cr0_pinnable(),
@@ -217,7 +277,13 @@ fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call, asked: &mut Asked) -> Result<
         cr0: vcpu.register(abi::HEKI_REG_CR0),
         cr4: vcpu.register(abi::HEKI_REG_CR4),
     };
-    let request = Request::parse(bytes.as_slice(), &caps)?;
+    let request = Request::parse(bytes, &caps)?;
+    vm.policy(vcpu.reader()).check(&request)?;
+    Ok(request)
+}
+
+fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8], asked: &mut Asked) -> Result<(), Refusal> {
+    let request = parse(vm, vcpu, bytes)?;
     *asked = what_is_asked(&request);
     let regions = plan(&request)?;
     let held = pin::gather(vcpu, &request)?;
@@ -245,7 +311,7 @@ fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call, asked: &mut Asked) -> Result<
 }
 
 /// The block of a request, copied once.
-pub(crate) fn copy_request(vcpu: &mut Vcpu<'_>, call: &Call) -> Result<KVVec<u8>, Refusal> {
+fn copy_request(vcpu: &mut Vcpu<'_>, call: &Call) -> Result<KVVec<u8>, Refusal> {
     if call.len > u64::from(abi::HEKI_MAX_REQUEST_BYTES) {
         return Err(Refusal::TooBig);
     }
@@ -256,7 +322,8 @@ pub(crate) fn copy_request(vcpu: &mut Vcpu<'_>, call: &Call) -> Result<KVVec<u8>
     Ok(bytes)
 }
 
-fn what_is_asked(request: &Request<'_>) -> Asked {
+/// The outline of a SEAL.
+pub(crate) fn what_is_asked(request: &Request<'_>) -> Asked {
     Asked {
         nr_ranges: request.nr_ranges() as u32,
         nr_pins: request.nr_pins() as u32,

@@ -8,6 +8,7 @@
 //! Locks: [`slots::SlotsLock`] proves that `kvm->slots_lock` is held, [`publish::Reader`] that a
 //! published value cannot be freed.
 
+pub(crate) mod exit;
 pub(crate) mod head;
 pub(crate) mod publish;
 pub(crate) mod slots;

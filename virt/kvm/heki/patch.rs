@@ -12,10 +12,6 @@
 
 use crate::{
     abi,
-    hypercall::{
-        copy_request,
-        Call, //
-    },
     kvm::{
         slots::SlotsLock,
         text::PinnedPage,
@@ -71,9 +67,8 @@ impl From<Refusal> for Failure {
 }
 
 /// Serves a PATCH; returns how many instructions changed.
-pub(crate) fn patch(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<u32, Failure> {
-    let bytes = copy_request(vcpu, call)?;
-    let sites = patch::parse(bytes.as_slice())?;
+pub(crate) fn patch(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, Failure> {
+    let sites = patch::parse(bytes)?;
 
     let lock = vcpu.lock_slots();
     let seal = vm.seal(lock.reader()).ok_or(Refusal::NotSealed)?;
@@ -211,9 +206,8 @@ fn swap(pieces: &[Piece], pages: &[PinnedPage<'_>]) -> Result<(), u64> {
 }
 
 /// Serves a RELEASE: pool pages and trampolines become plain memory again. Returns how many ranges.
-pub(crate) fn release(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<u32, Failure> {
-    let bytes = copy_request(vcpu, call)?;
-    let request = Grant::parse(bytes.as_slice(), true)?;
+pub(crate) fn release(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, Failure> {
+    let request = Grant::parse(bytes, true)?;
     let changes = Changes::of(request.regions())?;
 
     let mut lock = vcpu.lock_slots();
@@ -225,9 +219,8 @@ pub(crate) fn release(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<u32, 
 }
 
 /// Serves a GRANT: pages of which the content passes may run. Returns how many ranges.
-pub(crate) fn grant(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<u32, Failure> {
-    let bytes = copy_request(vcpu, call)?;
-    let request = Grant::parse(bytes.as_slice(), false)?;
+pub(crate) fn grant(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, Failure> {
+    let request = Grant::parse(bytes, false)?;
     let changes = Changes::of(request.regions().map(|region| Region {
         rights: Rights::NONE,
         ..region

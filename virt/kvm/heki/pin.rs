@@ -94,6 +94,9 @@ fn held_bits(seal: &Seal, reg: u32, index: u32) -> u64 {
 }
 
 fn pinnable(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32) -> u64 {
+    if !vm.policy(vcpu.reader()).allows(registers::protection(reg)) {
+        return 0;
+    }
     match (reg, index) {
         (abi::HEKI_REG_CR0, 0) => vm.cr0_pinnable(),
         (abi::HEKI_REG_CR4, 0) => vm.cr4_pinnable,

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #![deny(unsafe_code)]
 
-//! The one place that reports: counts, traces, logs.
+//! The one place that reports: counts, traces, logs, tells the VMM.
 //!
 //! Rooms decide, this tells. The log is rate-limited, because guests cause its lines; counters and
 //! tracepoints are not. Locks: none.
@@ -111,7 +111,7 @@ pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
         reason: reason_code(denial.reason),
         ..Denied::default()
     };
-    vcpu.trace_deny(&match denial.victim {
+    let event = match denial.victim {
         Victim::Gfn(gfn) => Denied { gfn, ..event },
         Victim::Text(va) => Denied { va, ..event },
         Victim::Register { reg, index, bits } => Denied {
@@ -120,7 +120,9 @@ pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
             bits,
             ..event
         },
-    });
+    };
+    vcpu.trace_deny(&event);
+    vcpu.tell_denial(class_code(denial.access), &event);
     if vcpu.log_allowed() {
         log_denial(vcpu.pid(), denial);
     }
@@ -158,6 +160,15 @@ fn log_denial(pid: i32, denial: &Verdict) {
                 "heki: VM of process {pid}: denied clearing bits {bits:#x} of CR{reg}: {reason}\n"
             ),
         },
+    }
+}
+
+fn class_code(access: Access) -> u32 {
+    match access {
+        Access::Write => abi::HEKI_CLASS_WRITE,
+        Access::Fetch => abi::HEKI_CLASS_EXEC,
+        Access::Register => abi::HEKI_CLASS_REGISTER,
+        Access::Patch => abi::HEKI_CLASS_PATCH,
     }
 }
 

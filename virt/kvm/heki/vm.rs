@@ -39,7 +39,8 @@ use crate::{
         refusal::Refusal,
         registers::Held,
         request::GPA_END,
-        rights::Rights, //
+        rights::Rights,
+        vmm::Policy, //
     },
     text::{
         self,
@@ -63,6 +64,7 @@ pub(crate) struct Vm {
     head: Head,
     seal: Published<Seal>,
     profile: Published<ProfileBytes>,
+    policy: Published<Policy>,
     /// CR4 bits that can be pinned on this CPU.
     pub(crate) cr4_pinnable: u64,
 }
@@ -134,6 +136,7 @@ impl Vm {
             head: Head::new(),
             seal: Published::none(),
             profile: Published::none(),
+            policy: Published::none(),
             cr4_pinnable: PINNABLE_CR4 & cr4_in_hardware,
         };
         KBox::new(vm, GFP_KERNEL_ACCOUNT).ok()
@@ -147,6 +150,21 @@ impl Vm {
     /// What the VMM told of the guest's kernel, if it did.
     pub(crate) fn profile<'a>(&'a self, reader: Reader<'a>) -> Option<&'a ProfileBytes> {
         self.profile.get(reader)
+    }
+
+    /// What the VMM decided, or what goes without a decision.
+    pub(crate) fn policy(&self, reader: Reader<'_>) -> Policy {
+        self.policy.get(reader).copied().unwrap_or_default()
+    }
+
+    /// Whether the VMM decided.
+    pub(crate) fn has_policy(&self, reader: Reader<'_>) -> bool {
+        self.policy.get(reader).is_some()
+    }
+
+    /// Takes what the VMM decided. No vCPU exists yet.
+    pub(crate) fn set_policy(&self, lock: &mut SlotsLock<'_>, policy: KBox<Policy>) {
+        lock.replace(&self.policy, &ALL_FRAMES, Some(policy), || {});
     }
 
     /// Where the VM is in its life.

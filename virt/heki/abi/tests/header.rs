@@ -93,7 +93,7 @@ fn source_constants() -> Vec<String> {
         .filter_map(|line| line.strip_prefix("pub const "))
         .filter_map(|rest| rest.split_once(':'))
         .map(|(name, _)| name.to_owned())
-        .filter(|name| name != "HEADER_BYTES" && !name.starts_with("KVM_E"))
+        .filter(|name| name != "HEADER_BYTES" && (name == "KVM_EXIT_HEKI" || !name.starts_with("KVM_E")))
         .collect()
 }
 
@@ -147,6 +147,7 @@ fn constants_have_the_values_of_the_header() {
     let ours: BTreeMap<String, u64> = values![
         KVM_HC_HEKI,
         KVM_DEV_TYPE_HEKI,
+        KVM_EXIT_HEKI,
         HEKI_ABI_VERSION,
         HEKI_OP_QUERY,
         HEKI_OP_SEAL,
@@ -173,6 +174,7 @@ fn constants_have_the_values_of_the_header() {
         HEKI_PROT_CR,
         HEKI_PROT_MSR,
         HEKI_PROT_DT,
+        HEKI_PROT_ALL,
         HEKI_PATCH_JUMP_LABEL,
         HEKI_PATCH_STATIC_CALL,
         HEKI_PATCH_FTRACE,
@@ -231,9 +233,38 @@ fn constants_have_the_values_of_the_header() {
         KVM_DEV_HEKI_CTRL,
         KVM_DEV_HEKI_RESET,
         KVM_DEV_HEKI_PROFILE,
+        KVM_DEV_HEKI_CAPS,
+        KVM_DEV_HEKI_POLICY,
+        KVM_DEV_HEKI_RESUME,
         HEKI_MAX_PROFILE_ENTRIES,
         HEKI_MAX_PROBES,
         HEKI_MAX_BUILD_ID,
+        HEKI_CLASS_WRITE,
+        HEKI_CLASS_EXEC,
+        HEKI_CLASS_REGISTER,
+        HEKI_CLASS_PATCH,
+        HEKI_CLASS_COUNT,
+        HEKI_ACTION_GP,
+        HEKI_ACTION_EXIT,
+        HEKI_ACTION_PAUSE,
+        HEKI_ACTION_COUNT,
+        HEKI_EXIT_REQUEST,
+        HEKI_EXIT_DENIAL,
+        HEKI_EXIT_PAUSED,
+        HEKI_EXIT_HAS_GPA,
+        HEKI_EXIT_HAS_VA,
+        HEKI_EXIT_HAS_REG,
+        HEKI_EXIT_IS_PAUSE,
+        HEKI_REASON_SEALED,
+        HEKI_REASON_NOT_EXECUTABLE,
+        HEKI_REASON_PAGE_WALK,
+        HEKI_REASON_PINNED,
+        HEKI_REASON_UNLISTED,
+        HEKI_REASON_FROZEN,
+        HEKI_REASON_FORM,
+        HEKI_REASON_TARGET,
+        HEKI_REASON_STALE,
+        HEKI_REASON_CONTENT,
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))
@@ -300,6 +331,47 @@ fn structs_have_the_fields_of_the_header() {
             build_id_offset,
             build_id_len,
             build_id
+        }),
+        layout!(Caps {
+            version,
+            protections,
+            cr0_pinnable,
+            cr4_pinnable,
+            patch,
+            consent,
+            classes,
+            actions
+        }),
+        layout!(Policy {
+            version,
+            allowed,
+            consent,
+            write,
+            exec,
+            reg,
+            patch,
+            reserved
+        }),
+        layout!(Exit {
+            kind,
+            flags,
+            vcpu,
+            cpl,
+            rip,
+            op,
+            answer,
+            seal_flags,
+            nr_ranges,
+            nr_pins,
+            nr_sites,
+            len,
+            denied,
+            reason,
+            gpa,
+            va,
+            bits,
+            reg,
+            reserved
         }),
     ];
     let header = header_structs();

@@ -54,6 +54,11 @@ impl<'a> Vcpu<'a> {
         }
     }
 
+    /// The vCPU, for the glue.
+    pub(super) fn raw(&self) -> *mut bindings::kvm_vcpu {
+        self.vcpu
+    }
+
     /// Leave to read what is published.
     pub(crate) fn reader(&self) -> Reader<'_> {
         // SAFETY: by the type invariants this thread is inside `kvm->srcu`; taking the slots lock

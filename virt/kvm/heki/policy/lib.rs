@@ -43,3 +43,4 @@ pub mod request;
 pub mod rights;
 pub mod sort;
 pub mod verdict;
+pub mod vmm;

@@ -74,6 +74,10 @@ pub enum Refusal {
     Fault,
     /// An unknown operation.
     BadOperation,
+    /// A protection that the VMM's policy does not allow.
+    NotAllowed,
+    /// The VMM was asked, and did not consent.
+    NoConsent,
 }
 
 impl Refusal {
@@ -112,6 +116,8 @@ impl Refusal {
             Self::NoMemory => "no_memory",
             Self::Fault => "fault",
             Self::BadOperation => "bad_operation",
+            Self::NotAllowed => "not_allowed",
+            Self::NoConsent => "no_consent",
         }
     }
 
@@ -121,8 +127,12 @@ impl Refusal {
     pub const fn kvm_errno(self) -> i64 {
         match self {
             Self::TooBig | Self::NoMemory => abi::KVM_E2BIG,
-            Self::AlreadySealed | Self::WrongKernel | Self::NotSealed => abi::KVM_EPERM,
-            Self::ExecUnsupported | Self::PinUnsupported => abi::KVM_EOPNOTSUPP,
+            Self::AlreadySealed | Self::WrongKernel | Self::NotSealed | Self::NoConsent => {
+                abi::KVM_EPERM
+            }
+            Self::ExecUnsupported | Self::PinUnsupported | Self::NotAllowed => {
+                abi::KVM_EOPNOTSUPP
+            }
             Self::Fault => abi::KVM_EFAULT,
             Self::NotOptedIn | Self::BadOperation => abi::KVM_ENOSYS,
             Self::BadLength

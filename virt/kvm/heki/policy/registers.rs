@@ -463,6 +463,15 @@ pub const fn decided(reg: u32, index: u32) -> u64 {
     }
 }
 
+/// The protection (`HEKI_PROT_*`) to which a pin of a register of this kind belongs.
+pub const fn protection(reg: u32) -> u32 {
+    match reg {
+        abi::HEKI_REG_IDTR => abi::HEKI_PROT_DT,
+        abi::HEKI_REG_XCR0 | abi::HEKI_REG_MSR => abi::HEKI_PROT_MSR,
+        _ => abi::HEKI_PROT_CR,
+    }
+}
+
 /// Whether registers of this kind are held by value: XCR0, MSRs and the IDTR.
 pub const fn is_kept(reg: u32) -> bool {
     reg == abi::HEKI_REG_XCR0 || reg == abi::HEKI_REG_MSR || reg == abi::HEKI_REG_IDTR

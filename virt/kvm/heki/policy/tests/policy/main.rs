@@ -26,6 +26,7 @@ mod sort;
 mod target;
 mod trampoline;
 mod verdict;
+mod vmm;
 mod wire;
 
 #[path = "../../fuzz/changes.rs"]

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use heki_policy::refusal::Refusal::{self, *};
 
-const TABLE: [(Refusal, &str, i64); 32] = [
+const TABLE: [(Refusal, &str, i64); 33] = [
     (TooBig, "too_big", 7),
     (BadLength, "bad_length", 22),
     (BadVersion, "bad_version", 22),
@@ -39,6 +39,8 @@ const TABLE: [(Refusal, &str, i64); 32] = [
     (NoMemory, "no_memory", 7),
     (Fault, "fault", 14),
     (BadOperation, "bad_operation", 1000),
+    (NotAllowed, "not_allowed", 95),
+    (NoConsent, "no_consent", 1),
 ];
 
 #[test]

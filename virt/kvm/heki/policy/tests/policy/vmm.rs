@@ -1,0 +1,257 @@
+// SPDX-License-Identifier: GPL-2.0
+
+//! The VMM's policy and its answers: what is refused, then what a policy means.
+
+use heki_abi::*;
+use heki_policy::refusal::Refusal;
+use heki_policy::request::{Caps, Request};
+use heki_policy::verdict::Access;
+use heki_policy::vmm::{Action, Answer, BadPolicy, Policy, CONSENT};
+use proptest::prelude::*;
+use zerocopy::IntoBytes;
+
+fn wire() -> heki_abi::Policy {
+    Policy::default().abi()
+}
+
+#[test]
+fn what_is_unknown_is_refused() {
+    let refused =
+        |wire: heki_abi::Policy| assert_eq!(Policy::parse(&wire), Err(BadPolicy), "{wire:?}");
+    for version in [0, HEKI_ABI_VERSION - 1, HEKI_ABI_VERSION + 1] {
+        refused(heki_abi::Policy { version, ..wire() });
+    }
+    for bit in 0..32 {
+        let bit = 1 << bit;
+        if bit & HEKI_PROT_ALL == 0 {
+            let allowed = bit | HEKI_PROT_ALL;
+            refused(heki_abi::Policy { allowed, ..wire() });
+        }
+        if bit & CONSENT == 0 {
+            refused(heki_abi::Policy {
+                consent: bit,
+                ..wire()
+            });
+        }
+        refused(heki_abi::Policy {
+            reserved: bit,
+            ..wire()
+        });
+    }
+    for action in [HEKI_ACTION_COUNT, u32::MAX] {
+        refused(heki_abi::Policy {
+            write: action,
+            ..wire()
+        });
+        refused(heki_abi::Policy {
+            exec: action,
+            ..wire()
+        });
+        refused(heki_abi::Policy {
+            reg: action,
+            ..wire()
+        });
+        refused(heki_abi::Policy {
+            patch: action,
+            ..wire()
+        });
+    }
+}
+
+#[test]
+fn execution_is_allowed_with_what_it_takes_only() {
+    for allowed in 0..=HEKI_PROT_ALL {
+        let needed = HEKI_PROT_WRITE | HEKI_PROT_CR;
+        let good = allowed & HEKI_PROT_EXEC == 0 || allowed & needed == needed;
+        let parsed = Policy::parse(&heki_abi::Policy { allowed, ..wire() });
+        assert_eq!(parsed.is_ok(), good, "{allowed:#x}");
+    }
+}
+
+#[test]
+fn without_a_policy_all_is_allowed_and_nothing_exits() {
+    let policy = Policy::default();
+    assert!(policy.allows(HEKI_PROT_ALL));
+    assert!((0..64).all(|op| !policy.asks(op)));
+    for access in [
+        Access::Write,
+        Access::Fetch,
+        Access::Register,
+        Access::Patch,
+    ] {
+        assert_eq!(policy.action(access), Action::Gp);
+    }
+}
+
+#[test]
+fn a_query_needs_no_consent() {
+    let consent = CONSENT | 1 << HEKI_OP_QUERY;
+    assert_eq!(
+        Policy::parse(&heki_abi::Policy { consent, ..wire() }),
+        Err(BadPolicy)
+    );
+    let policy = Policy::parse(&heki_abi::Policy {
+        consent: CONSENT,
+        ..wire()
+    })
+    .unwrap();
+    let asked: Vec<u32> = (0..64).filter(|&op| policy.asks(op)).collect();
+    let expected = [HEKI_OP_SEAL, HEKI_OP_PATCH, HEKI_OP_GRANT, HEKI_OP_RELEASE];
+    assert_eq!(asked, expected);
+}
+
+#[test]
+fn every_class_has_its_own_action() {
+    let policy = Policy::parse(&heki_abi::Policy {
+        write: HEKI_ACTION_EXIT,
+        exec: HEKI_ACTION_PAUSE,
+        reg: HEKI_ACTION_GP,
+        patch: HEKI_ACTION_EXIT,
+        ..wire()
+    })
+    .unwrap();
+    assert_eq!(policy.action(Access::Write), Action::Exit);
+    assert_eq!(policy.action(Access::Fetch), Action::Pause);
+    assert_eq!(policy.action(Access::Register), Action::Gp);
+    assert_eq!(policy.action(Access::Patch), Action::Exit);
+}
+
+const WP: u64 = 1 << 16;
+const SMEP: u64 = 1 << 20;
+
+/// A SEAL that takes the `protections`, and its caps.
+fn seal(protections: u32) -> (Vec<u8>, Caps) {
+    let exec = protections & HEKI_PROT_EXEC != 0;
+    let mut ranges = Vec::new();
+    let mut pins = Vec::new();
+    let range = |gpa, rights| heki_abi::Range {
+        gpa,
+        len: 0x1000,
+        va: 0,
+        rights,
+        kind: 0,
+    };
+    if protections & HEKI_PROT_WRITE != 0 {
+        ranges.push(range(0x1000, if exec { HEKI_EXEC } else { 0 }));
+    } else {
+        ranges.push(range(0x1000, HEKI_WRITE));
+    }
+    if protections & HEKI_PROT_CR != 0 {
+        pins.push(heki_abi::Pin {
+            reg: HEKI_REG_CR4,
+            index: 0,
+            mask: SMEP,
+        });
+    }
+    let header = heki_abi::Seal {
+        version: HEKI_ABI_VERSION,
+        flags: if exec { HEKI_SEAL_EXEC } else { 0 },
+        nr_ranges: ranges.len() as u32,
+        nr_pins: pins.len() as u32,
+        nr_areas: 0,
+        reserved: 0,
+    };
+    let mut bytes = header.as_bytes().to_vec();
+    bytes.extend(ranges.iter().flat_map(|range| range.as_bytes()));
+    bytes.extend(pins.iter().flat_map(|pin| pin.as_bytes()));
+    let caps = Caps {
+        exec: true,
+        msr: true,
+        cr0_pinnable: WP,
+        cr4_pinnable: SMEP,
+        cr0: WP,
+        cr4: SMEP,
+    };
+    (bytes, caps)
+}
+
+#[test]
+fn a_seal_takes_no_more_than_is_allowed() {
+    for allowed in [
+        0,
+        1,
+        HEKI_PROT_CR,
+        HEKI_PROT_CR | HEKI_PROT_WRITE,
+        HEKI_PROT_ALL,
+    ] {
+        let policy = Policy::parse(&heki_abi::Policy { allowed, ..wire() }).unwrap();
+        for taken in [
+            0,
+            1,
+            HEKI_PROT_CR,
+            HEKI_PROT_CR | HEKI_PROT_WRITE,
+            HEKI_PROT_CR | HEKI_PROT_WRITE | HEKI_PROT_EXEC,
+        ] {
+            let (bytes, caps) = seal(taken);
+            let request = Request::parse(&bytes, &caps).unwrap();
+            let expected = if taken & !allowed == 0 {
+                Ok(())
+            } else {
+                Err(Refusal::NotAllowed)
+            };
+            assert_eq!(
+                policy.check(&request),
+                expected,
+                "{taken:#x} of {allowed:#x}"
+            );
+            assert_eq!(policy.allowed(taken), taken & allowed);
+        }
+    }
+}
+
+#[test]
+fn only_zero_allows() {
+    assert_eq!(Answer::parse(0), Answer::Allow);
+    for errno in [KVM_EPERM, KVM_E2BIG, KVM_EINVAL, KVM_EOPNOTSUPP] {
+        assert_eq!(Answer::parse(errno as u32), Answer::Deny(errno));
+    }
+    // Errors that would say something else of the host, and none at all.
+    for answer in [
+        KVM_ENOSYS as u32,
+        KVM_EFAULT as u32,
+        2,
+        u32::MAX,
+        0u32.wrapping_sub(22),
+    ] {
+        assert_eq!(Answer::parse(answer), Answer::Deny(KVM_EPERM));
+    }
+}
+
+/// Small numbers are known bits and actions, the others mostly are not.
+fn any_number() -> impl Strategy<Value = u32> {
+    prop_oneof![0..4u32, 0..64u32, any::<u32>()]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    /// What passes comes back as it was; and only what is whole passes.
+    #[test]
+    fn a_policy_survives(
+        version in prop_oneof![Just(HEKI_ABI_VERSION), any_number()],
+        numbers in proptest::array::uniform6(any_number()),
+        reserved in prop_oneof![Just(0u32), any_number()],
+    ) {
+        let [allowed, consent, write, exec, reg, patch] = numbers;
+        let wire = heki_abi::Policy { version, allowed, consent, write, exec, reg, patch, reserved };
+        let known = version == HEKI_ABI_VERSION && reserved == 0
+            && [0, 1, 4, 5, 7].contains(&allowed)
+            && consent & 1 == 0 && consent < 32
+            && [write, exec, reg, patch].iter().all(|&action| action < 3);
+        match Policy::parse(&wire) {
+            Ok(policy) => {
+                prop_assert_eq!(policy.abi(), wire);
+                prop_assert!(known);
+            }
+            Err(BadPolicy) => prop_assert!(!known),
+        }
+    }
+
+    #[test]
+    fn an_answer_is_a_known_error_or_allows(answer in any_number()) {
+        match Answer::parse(answer) {
+            Answer::Allow => prop_assert_eq!(answer, 0),
+            Answer::Deny(errno) => prop_assert!([1, 7, 22, 95].contains(&errno)),
+        }
+    }
+}
