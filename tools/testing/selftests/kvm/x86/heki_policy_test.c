@@ -1,0 +1,800 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * What the VMM decides: its policy, its answers to requests, the denials that it
+ * hears of, and the pause of a VM.
+ */
+#include <linux/kvm_para.h>
+#include <pthread.h>
+
+#include "kvm_test_harness.h"
+#include "heki.h"
+
+#define NR_VCPUS	2
+#define SEALED		0
+#define OTHER		1
+#define COUNTER		2
+#define UNLISTED	3
+
+#define ALL_OPS		(1 << HEKI_OP_SEAL | 1 << HEKI_OP_PATCH | \
+			 1 << HEKI_OP_GRANT | 1 << HEKI_OP_RELEASE)
+
+static const struct heki_policy everything = {
+	.version = HEKI_ABI_VERSION,
+	.allowed = HEKI_PROT_ALL,
+};
+
+static const struct heki_policy asked = {
+	.version = HEKI_ABI_VERSION,
+	.allowed = HEKI_PROT_ALL,
+	.consent = ALL_OPS,
+};
+
+static const struct heki_policy told = {
+	.version = HEKI_ABI_VERSION,
+	.allowed = HEKI_PROT_ALL,
+	.write = HEKI_ACTION_EXIT,
+	.exec = HEKI_ACTION_EXIT,
+	.reg = HEKI_ACTION_EXIT,
+	.patch = HEKI_ACTION_EXIT,
+};
+
+/* Zero or the error. */
+static int set_policy(struct heki_vm *h, const void *policy)
+{
+	return __kvm_device_attr_set(h->device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_POLICY,
+				     (void *)policy) ? errno : 0;
+}
+
+static int set_attr(struct heki_vm *h, u64 attr)
+{
+	return __kvm_device_attr_set(h->device, KVM_DEV_HEKI_CTRL, attr, NULL) ? errno : 0;
+}
+
+static int get_attr(struct heki_vm *h, u64 attr, void *value)
+{
+	return __kvm_device_attr_get(h->device, KVM_DEV_HEKI_CTRL, attr, value) ? errno : 0;
+}
+
+/* A VM without vCPUs, which is the time for a policy. */
+static void begin_vm(struct heki_vm *h, u32 nr_vcpus)
+{
+	*h = (struct heki_vm){ .device = -1 };
+	h->vm = __vm_create(VM_SHAPE_DEFAULT, nr_vcpus, HEKI_TEST_PAGES);
+	heki_add_memory(h, VM_MEM_SRC_ANONYMOUS);
+	h->device = kvm_create_device(h->vm, KVM_DEV_TYPE_HEKI);
+}
+
+static void create_vm(struct heki_vm *h, u32 nr_vcpus, const struct heki_policy *policy)
+{
+	u32 id;
+
+	begin_vm(h, nr_vcpus);
+	TEST_ASSERT(!set_policy(h, policy), "a good policy is refused: %d", errno);
+	for (id = 0; id < nr_vcpus; id++)
+		heki_add_vcpu(h, id, 0);
+}
+
+FIXTURE(policy) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(policy)
+{
+	begin_vm(&self->h, NR_VCPUS);
+}
+
+FIXTURE_TEARDOWN(policy)
+{
+	heki_vm_free(&self->h);
+}
+
+HEKI_TEST(policy, the_host_says_what_it_can)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_query q;
+	struct heki_caps caps;
+
+	memset(&caps, 0xff, sizeof(caps));
+	ASSERT_EQ(0, get_attr(h, KVM_DEV_HEKI_CAPS, &caps));
+	heki_add_vcpu(h, 0, 0);
+	q = heki_query(h);
+	EXPECT_EQ(HEKI_ABI_VERSION, caps.version);
+	EXPECT_EQ(q.available, caps.protections);
+	EXPECT_EQ(q.cr0_pinnable, caps.cr0_pinnable);
+	EXPECT_EQ(q.cr4_pinnable, caps.cr4_pinnable);
+	EXPECT_EQ(q.patch, q.patch & caps.patch);
+	EXPECT_EQ(ALL_OPS, caps.consent);
+	EXPECT_EQ((1 << HEKI_CLASS_COUNT) - 1, caps.classes);
+	EXPECT_EQ((1 << HEKI_ACTION_COUNT) - 1, caps.actions);
+}
+
+HEKI_TEST(policy, attributes_are_what_they_are)
+{
+	struct heki_vm *h = &self->h;
+	u64 attr, value[16];
+
+	for (attr = 0; attr <= KVM_DEV_HEKI_RESUME; attr++)
+		EXPECT_EQ(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL, attr));
+	EXPECT_NE(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL, attr));
+	EXPECT_NE(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL + 1, 0));
+	EXPECT_EQ(ENXIO, set_attr(h, KVM_DEV_HEKI_CAPS));
+	EXPECT_EQ(ENXIO, get_attr(h, KVM_DEV_HEKI_RESET, value));
+	EXPECT_EQ(ENXIO, get_attr(h, KVM_DEV_HEKI_PROFILE, value));
+	EXPECT_EQ(ENXIO, get_attr(h, KVM_DEV_HEKI_RESUME, value));
+	EXPECT_EQ(EFAULT, get_attr(h, KVM_DEV_HEKI_CAPS, NULL));
+	EXPECT_EQ(EFAULT, get_attr(h, KVM_DEV_HEKI_POLICY, NULL));
+	EXPECT_EQ(EFAULT, set_policy(h, NULL));
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+}
+
+HEKI_TEST(policy, a_bad_one_is_refused_and_changes_nothing)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_policy p, now;
+	int i;
+
+	for (i = 0; i < sizeof(p) / sizeof(u32); i++) {
+		p = everything;
+		((u32 *)&p)[i] |= BIT(31);
+		EXPECT_EQ(EINVAL, set_policy(h, &p)) TH_LOG("word %d", i);
+	}
+	for (i = offsetof(struct heki_policy, write); i < offsetof(struct heki_policy, reserved);
+	     i += sizeof(u32)) {
+		p = everything;
+		*(u32 *)((void *)&p + i) = HEKI_ACTION_COUNT;
+		EXPECT_EQ(EINVAL, set_policy(h, &p)) TH_LOG("action at %d", i);
+	}
+	p = everything;
+	p.consent = 1 << HEKI_OP_QUERY;
+	EXPECT_EQ(EINVAL, set_policy(h, &p));
+	p = everything;
+	p.allowed = HEKI_PROT_EXEC | HEKI_PROT_WRITE;
+	EXPECT_EQ(EINVAL, set_policy(h, &p));
+	p.allowed = HEKI_PROT_EXEC | HEKI_PROT_CR;
+	EXPECT_EQ(EINVAL, set_policy(h, &p));
+
+	EXPECT_EQ(0, get_attr(h, KVM_DEV_HEKI_POLICY, &now));
+	EXPECT_EQ(0, memcmp(&now, &everything, sizeof(now)));
+	EXPECT_EQ(0, set_policy(h, &told));
+	EXPECT_EQ(0, get_attr(h, KVM_DEV_HEKI_POLICY, &now));
+	EXPECT_EQ(0, memcmp(&now, &told, sizeof(now)));
+}
+
+HEKI_TEST(policy, it_comes_once_and_before_the_first_vcpu)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_policy now;
+
+	EXPECT_EQ(0, set_policy(h, &told));
+	EXPECT_EQ(EBUSY, set_policy(h, &everything));
+	heki_add_vcpu(h, 0, 0);
+	EXPECT_EQ(EBUSY, set_policy(h, &everything));
+	EXPECT_EQ(0, get_attr(h, KVM_DEV_HEKI_POLICY, &now));
+	EXPECT_EQ(0, memcmp(&now, &told, sizeof(now)));
+}
+
+HEKI_TEST(policy, a_late_one_is_refused)
+{
+	heki_add_vcpu(&self->h, 0, 0);
+	EXPECT_EQ(EBUSY, set_policy(&self->h, &told));
+}
+
+HEKI_TEST(policy, what_is_not_allowed_is_neither_offered_nor_taken)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_policy p = everything;
+	struct heki_query q;
+
+	p.allowed = HEKI_PROT_WRITE;
+	ASSERT_EQ(0, set_policy(h, &p));
+	heki_add_vcpu(h, 0, 0);
+	q = heki_query(h);
+	EXPECT_EQ(HEKI_PROT_WRITE, q.available);
+	EXPECT_EQ(0, q.cr0_pinnable);
+	EXPECT_EQ(0, q.cr4_pinnable);
+
+	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
+	heki_add_page(heki_begin_request(h, 0), SEALED);
+	heki_add_pin(h->request, HEKI_REG_CR0, X86_CR0_WP);
+	EXPECT_EQ(-KVM_EOPNOTSUPP, heki_send(h, h->vcpu[0]));
+	heki_add_text(h, heki_begin_request(h, HEKI_SEAL_EXEC));
+	heki_guest_enable_cr4(h->vcpu[0], X86_CR4_SMEP);
+	heki_add_pin(h->request, HEKI_REG_CR4, X86_CR4_SMEP);
+	EXPECT_EQ(-KVM_EOPNOTSUPP, heki_send(h, h->vcpu[0]));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], SEALED));
+
+	heki_seal_page(h, SEALED);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+}
+
+HEKI_TEST(policy, pins_alone_may_be_allowed)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_policy p = everything;
+
+	p.allowed = HEKI_PROT_CR;
+	ASSERT_EQ(0, set_policy(h, &p));
+	heki_add_vcpu(h, 0, 0);
+	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
+	heki_add_page(heki_begin_request(h, 0), SEALED);
+	EXPECT_EQ(-KVM_EOPNOTSUPP, heki_send(h, h->vcpu[0]));
+	heki_begin_request(h, 0);
+	heki_add_pin(h->request, HEKI_REG_CR0, X86_CR0_WP);
+	EXPECT_EQ(0, heki_send(h, h->vcpu[0]));
+}
+
+/*
+ * Exits
+ */
+
+static struct heki_exit *exit_of(struct kvm_vcpu *vcpu)
+{
+	TEST_ASSERT(vcpu->run->exit_reason == KVM_EXIT_HEKI, "exit of vCPU %u is %u (%s)",
+		    vcpu->id, vcpu->run->exit_reason, exit_reason_str(vcpu->run->exit_reason));
+	return (struct heki_exit *)vcpu->run->padding;
+}
+
+/* Lets the vCPU do something that exits. */
+static struct heki_exit *call_to_exit(struct kvm_vcpu *vcpu, u64 (*fn)(u64 *), u64 arg0,
+				      u64 arg1, u64 arg2)
+{
+	heki_prepare_call(vcpu, fn, (u64[HEKI_NR_ARGS]){ arg0, arg1, arg2 });
+	vcpu_run(vcpu);
+	return exit_of(vcpu);
+}
+
+/* Lets it go on, to the end. */
+static s64 go_on(struct kvm_vcpu *vcpu)
+{
+	vcpu_run(vcpu);
+	return heki_finish_call(vcpu);
+}
+
+static u64 rip_of(struct kvm_vcpu *vcpu)
+{
+	struct kvm_regs regs;
+
+	vcpu_regs_get(vcpu, &regs);
+	return regs.rip;
+}
+
+static struct heki_exit *send_to_exit(struct heki_vm *h, struct kvm_vcpu *vcpu)
+{
+	return call_to_exit(vcpu, guest_hypercall, HEKI_OP_SEAL, HEKI_REQUEST_GPA,
+			    heki_request_len(h->request));
+}
+
+static bool is_open(struct heki_vm *h)
+{
+	return heki_query(h).state == HEKI_STATE_OPEN;
+}
+
+FIXTURE(consent) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(consent)
+{
+	create_vm(&self->h, NR_VCPUS, &asked);
+	heki_add_page(heki_begin_request(&self->h, 0), SEALED);
+}
+
+FIXTURE_TEARDOWN(consent)
+{
+	heki_vm_free(&self->h);
+}
+
+HEKI_TEST(consent, the_vmm_sees_a_request_and_allows_it)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[1];
+	struct heki_exit *exit;
+
+	heki_guest_enable_cr0(vcpu, X86_CR0_WP);
+	heki_add_pin(h->request, HEKI_REG_CR0, X86_CR0_WP);
+	exit = send_to_exit(h, vcpu);
+	EXPECT_EQ(HEKI_EXIT_REQUEST, exit->kind);
+	EXPECT_EQ(0, exit->flags);
+	EXPECT_EQ(1, exit->vcpu);
+	EXPECT_EQ(0, exit->cpl);
+	EXPECT_EQ(rip_of(vcpu), exit->rip);
+	EXPECT_EQ(HEKI_OP_SEAL, exit->op);
+	EXPECT_EQ(KVM_EPERM, exit->answer);
+	EXPECT_EQ(0, exit->seal_flags);
+	EXPECT_EQ(1, exit->nr_ranges);
+	EXPECT_EQ(1, exit->nr_pins);
+	EXPECT_EQ(0, exit->nr_sites);
+	EXPECT_EQ(heki_request_len(h->request), exit->len);
+	EXPECT_EQ(0, exit->reserved);
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_seal));
+
+	exit->answer = 0;
+	EXPECT_EQ(0, go_on(vcpu));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_seal));
+	EXPECT_TRUE(heki_is_sealed(h, vcpu, SEALED));
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+}
+
+HEKI_TEST(consent, without_an_answer_it_is_denied)
+{
+	struct heki_vm *h = &self->h;
+
+	send_to_exit(h, h->vcpu[0]);
+	EXPECT_EQ(-KVM_EPERM, go_on(h->vcpu[0]));
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_refused));
+	EXPECT_TRUE(is_open(h));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], SEALED));
+}
+
+HEKI_TEST(consent, the_guest_gets_the_error_of_the_vmm)
+{
+	static const struct {
+		u32 answer;
+		s64 ret;
+	} cases[] = {
+		{ KVM_EPERM, -KVM_EPERM },
+		{ KVM_E2BIG, -KVM_E2BIG },
+		{ KVM_EINVAL, -KVM_EINVAL },
+		{ KVM_EOPNOTSUPP, -KVM_EOPNOTSUPP },
+		/* What is no answer is a denial. */
+		{ KVM_ENOSYS, -KVM_EPERM },
+		{ KVM_EFAULT, -KVM_EPERM },
+		{ -KVM_EINVAL, -KVM_EPERM },
+		{ BIT(31), -KVM_EPERM },
+	};
+	struct heki_vm *h = &self->h;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(cases); i++) {
+		send_to_exit(h, h->vcpu[0])->answer = cases[i].answer;
+		EXPECT_EQ(cases[i].ret, go_on(h->vcpu[0])) TH_LOG("case %d", i);
+		EXPECT_TRUE(is_open(h));
+	}
+	EXPECT_EQ(i, vcpu_get_stat(h->vcpu[0], heki_refused));
+}
+
+/* What is not well formed never gets to the VMM, nor does a QUERY. */
+HEKI_TEST(consent, a_bad_request_does_not_exit)
+{
+	struct heki_vm *h = &self->h;
+
+	h->request->version++;
+	EXPECT_EQ(-KVM_EINVAL, heki_send(h, h->vcpu[0]));
+	EXPECT_EQ(-KVM_EFAULT, heki_hypercall(h->vcpu[0], HEKI_OP_SEAL, HEKI_HOLE_GPA, 64, 0));
+	EXPECT_EQ(-KVM_EPERM, heki_hypercall(h->vcpu[0], HEKI_OP_PATCH, HEKI_REQUEST_GPA, 8, 0));
+	EXPECT_TRUE(is_open(h));
+}
+
+/* The host has a copy: a guest that changes the block while the VMM looks gains nothing. */
+HEKI_TEST(consent, what_was_asked_is_what_happens)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_exit *exit = send_to_exit(h, h->vcpu[0]);
+
+	heki_add_page(heki_begin_request(h, 0), OTHER);
+	exit->nr_ranges = 0;
+	exit->len = 0;
+	exit->op = HEKI_OP_RELEASE;
+	exit->answer = 0;
+	EXPECT_EQ(0, go_on(h->vcpu[0]));
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], OTHER));
+}
+
+HEKI_TEST(consent, an_immediate_exit_completes_it)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	send_to_exit(h, vcpu)->answer = 0;
+	vcpu_run_complete_io(vcpu);
+	/* It took effect, but the guest has not run on. */
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_seal));
+	EXPECT_EQ(0, go_on(vcpu));
+	EXPECT_TRUE(heki_is_sealed(h, vcpu, SEALED));
+}
+
+HEKI_TEST(consent, an_immediate_exit_without_an_answer_denies)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_exit *exit = send_to_exit(h, vcpu);
+
+	vcpu_run_complete_io(vcpu);
+	/* Too late. */
+	exit->answer = 0;
+	EXPECT_EQ(-KVM_EPERM, go_on(vcpu));
+	EXPECT_TRUE(is_open(h));
+}
+
+HEKI_TEST(consent, the_state_counts_when_it_is_answered)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_exit *late = send_to_exit(h, h->vcpu[0]);
+
+	send_to_exit(h, h->vcpu[1])->answer = 0;
+	EXPECT_EQ(0, go_on(h->vcpu[1]));
+	late->answer = 0;
+	EXPECT_EQ(-KVM_EPERM, go_on(h->vcpu[0]));
+	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[0], heki_seal));
+}
+
+HEKI_TEST(consent, a_reset_forgets_the_request)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_exit *exit = send_to_exit(h, h->vcpu[0]);
+
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESET));
+	exit->answer = 0;
+	EXPECT_EQ(-KVM_EPERM, go_on(h->vcpu[0]));
+	EXPECT_TRUE(is_open(h));
+}
+
+/* The VMM boots the vCPU anew: no hypercall ends there. */
+HEKI_TEST(consent, a_vcpu_that_is_sent_elsewhere_has_no_request)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct kvm_regs regs;
+
+	vcpu_regs_get(vcpu, &regs);
+	send_to_exit(h, vcpu)->answer = 0;
+	regs.rip = (u64)heki_guest_main;
+	regs.rdi = 0;
+	vcpu_regs_set(vcpu, &regs);
+	heki_prepare_call(vcpu, guest_get_cr0, (u64[HEKI_NR_ARGS]){});
+	EXPECT_EQ(X86_CR0_PG, go_on(vcpu) & X86_CR0_PG);
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_seal));
+	EXPECT_TRUE(is_open(h));
+}
+
+/* The teardown frees what is left. */
+HEKI_TEST(consent, a_vm_may_end_with_a_request)
+{
+	send_to_exit(&self->h, self->h.vcpu[0]);
+	send_to_exit(&self->h, self->h.vcpu[1]);
+}
+
+HEKI_TEST(consent, each_operation_is_asked_about)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_patch *patch = (void *)h->request;
+	struct heki_grant *grant = (void *)h->request;
+	struct heki_range *range = (void *)(grant + 1);
+	struct heki_exit *exit;
+
+	send_to_exit(h, vcpu)->answer = 0;
+	ASSERT_EQ(0, go_on(vcpu));
+
+	memset(patch, 0, PAGE_SIZE);
+	*patch = (struct heki_patch){ .version = HEKI_ABI_VERSION, .nr_sites = 1 };
+	exit = call_to_exit(vcpu, guest_hypercall, HEKI_OP_PATCH, HEKI_REQUEST_GPA,
+			    sizeof(*patch) + sizeof(struct heki_site));
+	EXPECT_EQ(HEKI_OP_PATCH, exit->op);
+	EXPECT_EQ(1, exit->nr_sites);
+	EXPECT_EQ(-KVM_EPERM, go_on(vcpu));
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_patch));
+
+	*grant = (struct heki_grant){ .version = HEKI_ABI_VERSION, .nr_ranges = 1 };
+	*range = (struct heki_range){
+		.gpa = HEKI_PAGE(OTHER),
+		.len = PAGE_SIZE,
+		.va = HEKI_PAGE(OTHER),
+		.rights = HEKI_EXEC,
+		.kind = HEKI_KIND_POOL,
+	};
+	exit = call_to_exit(vcpu, guest_hypercall, HEKI_OP_GRANT, HEKI_REQUEST_GPA,
+			    sizeof(*grant) + sizeof(*range));
+	EXPECT_EQ(HEKI_OP_GRANT, exit->op);
+	EXPECT_EQ(1, exit->nr_ranges);
+	EXPECT_EQ(-KVM_EPERM, go_on(vcpu));
+	EXPECT_TRUE(heki_is_writable(h, vcpu, OTHER));
+
+	/* The same with consent: the page is all INT3, and no longer written. */
+	memset(heki_hva(h, HEKI_PAGE(OTHER)), 0xcc, PAGE_SIZE);
+	call_to_exit(vcpu, guest_hypercall, HEKI_OP_GRANT, HEKI_REQUEST_GPA,
+		     sizeof(*grant) + sizeof(*range))->answer = 0;
+	EXPECT_EQ(0, go_on(vcpu));
+	EXPECT_TRUE(heki_is_sealed(h, vcpu, OTHER));
+
+	range->rights = 0;
+	exit = call_to_exit(vcpu, guest_hypercall, HEKI_OP_RELEASE, HEKI_REQUEST_GPA,
+			    sizeof(*grant) + sizeof(*range));
+	EXPECT_EQ(HEKI_OP_RELEASE, exit->op);
+	EXPECT_EQ(-KVM_EPERM, go_on(vcpu));
+	EXPECT_TRUE(heki_is_sealed(h, vcpu, OTHER));
+}
+
+/*
+ * Denials
+ */
+
+FIXTURE(denial) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(denial)
+{
+	create_vm(&self->h, NR_VCPUS, &told);
+}
+
+FIXTURE_TEARDOWN(denial)
+{
+	heki_vm_free(&self->h);
+}
+
+HEKI_TEST(denial, of_a_write_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[1];
+	struct heki_exit *exit;
+
+	heki_seal_page(h, SEALED);
+	heki_calm_page(h, SEALED);
+	exit = call_to_exit(vcpu, guest_write, HEKI_PAGE(SEALED) + 24, HEKI_ATTACK, 0);
+	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
+	EXPECT_EQ(HEKI_EXIT_HAS_GPA, exit->flags);
+	EXPECT_EQ(1, exit->vcpu);
+	EXPECT_EQ(0, exit->cpl);
+	EXPECT_EQ(rip_of(vcpu), exit->rip);
+	EXPECT_EQ(HEKI_CLASS_WRITE, exit->denied);
+	EXPECT_EQ(HEKI_REASON_SEALED, exit->reason);
+	EXPECT_EQ(HEKI_PAGE(SEALED) + 24, exit->gpa);
+	EXPECT_EQ(0, exit->va);
+	EXPECT_EQ(0, exit->bits);
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_write));
+	EXPECT_EQ(GP_VECTOR, go_on(vcpu));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_write));
+	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+	/* Nobody else hears of it. */
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], OTHER));
+}
+
+static u64 guest_fep_write(u64 *arg)
+{
+	return kvm_asm_safe_fep("movq %[val], (%[gva])", [gva]"r"(arg[0]), [val]"r"(arg[1]));
+}
+
+HEKI_TEST(denial, in_the_emulator_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_exit *exit;
+
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "kvm.force_emulation_prefix is off and cannot be set");
+	heki_seal_page(h, SEALED);
+	exit = call_to_exit(vcpu, guest_fep_write, HEKI_PAGE(SEALED) + 16, HEKI_ATTACK, 0);
+	EXPECT_EQ(HEKI_CLASS_WRITE, exit->denied);
+	EXPECT_EQ(HEKI_PAGE(SEALED) + 16, exit->gpa);
+	EXPECT_EQ(GP_VECTOR, go_on(vcpu));
+}
+
+HEKI_TEST(denial, of_a_change_of_cr0_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_exit *exit;
+	u64 cr0;
+
+	heki_guest_enable_cr0(vcpu, X86_CR0_WP);
+	cr0 = heki_call(vcpu, guest_get_cr0);
+	heki_begin_request(h, 0);
+	heki_add_pin(h->request, HEKI_REG_CR0, X86_CR0_WP);
+	heki_seal(h);
+	exit = call_to_exit(vcpu, guest_set_cr0, cr0 & ~X86_CR0_WP, 0, 0);
+	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
+	EXPECT_EQ(HEKI_EXIT_HAS_REG, exit->flags);
+	EXPECT_EQ(rip_of(vcpu), exit->rip);
+	EXPECT_EQ(HEKI_CLASS_REGISTER, exit->denied);
+	EXPECT_EQ(HEKI_REASON_PINNED, exit->reason);
+	EXPECT_EQ(HEKI_REG_CR0, exit->reg);
+	EXPECT_EQ(X86_CR0_WP, exit->bits);
+	EXPECT_EQ(0, exit->gpa);
+	EXPECT_EQ(GP_VECTOR, go_on(vcpu));
+	EXPECT_EQ(cr0, heki_call(vcpu, guest_get_cr0));
+}
+
+HEKI_TEST(denial, of_a_patch_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_patch *patch = (void *)h->request;
+	struct heki_site *site = (void *)(patch + 1);
+	struct heki_exit *exit;
+
+	heki_seal_page(h, SEALED);
+	*patch = (struct heki_patch){ .version = HEKI_ABI_VERSION, .nr_sites = 1 };
+	*site = (struct heki_site){ .va = HEKI_PAGE(SEALED) + 5, .len = 5 };
+	exit = call_to_exit(vcpu, guest_hypercall, HEKI_OP_PATCH, HEKI_REQUEST_GPA,
+			    sizeof(*patch) + sizeof(*site));
+	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
+	EXPECT_EQ(HEKI_EXIT_HAS_VA, exit->flags);
+	EXPECT_EQ(HEKI_CLASS_PATCH, exit->denied);
+	EXPECT_EQ(HEKI_REASON_UNLISTED, exit->reason);
+	EXPECT_EQ(HEKI_PAGE(SEALED) + 5, exit->va);
+	EXPECT_EQ(-KVM_EPERM, go_on(vcpu));
+}
+
+HEKI_TEST(denial, of_a_run_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_exit *exit;
+
+	if (!heki_has_exec(h))
+		SKIP(return, "neither MBEC nor GMET on this host");
+	heki_put_code(h, HEKI_PAGE(UNLISTED));
+	heki_seal_exec(h, heki_begin_exec_request(h));
+	exit = call_to_exit(vcpu, guest_exec, HEKI_PAGE(UNLISTED), 0, 0);
+	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
+	EXPECT_EQ(HEKI_EXIT_HAS_GPA, exit->flags);
+	EXPECT_EQ(HEKI_PAGE(UNLISTED), exit->rip);
+	EXPECT_EQ(HEKI_CLASS_EXEC, exit->denied);
+	EXPECT_EQ(HEKI_REASON_NOT_EXECUTABLE, exit->reason);
+	EXPECT_EQ(HEKI_PAGE(UNLISTED), exit->gpa);
+	EXPECT_EQ(GP_VECTOR, go_on(vcpu));
+}
+
+/* What is to exit is a choice for each class. */
+HEKI_TEST(policy, a_class_that_does_not_exit_does_not)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_policy p = told;
+
+	p.write = HEKI_ACTION_GP;
+	ASSERT_EQ(0, set_policy(h, &p));
+	heki_add_vcpu(h, 0, 0);
+	heki_seal_page(h, SEALED);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+}
+
+/*
+ * The pause
+ */
+
+#define COUNT		HEKI_PAGE(COUNTER)
+#define STOP		(HEKI_PAGE(COUNTER) + 8)
+
+/* Interrupts are on, or some emulators cannot take the vCPU out of the guest. */
+static u64 guest_count(u64 *arg)
+{
+	volatile u64 *count = (u64 *)COUNT, *stop = (u64 *)STOP;
+
+	sti();
+	while (!*stop)
+		++*count;
+	cli();
+	return 0;
+}
+
+struct counting {
+	struct kvm_vcpu *vcpu;
+	u32 nr_pauses;
+	bool may_go_on;
+};
+
+static void *count_in_guest(void *arg)
+{
+	struct counting *c = arg;
+
+	heki_prepare_call(c->vcpu, guest_count, (u64[HEKI_NR_ARGS]){});
+	for (;;) {
+		vcpu_run(c->vcpu);
+		if (c->vcpu->run->exit_reason != KVM_EXIT_HEKI)
+			break;
+		TEST_ASSERT(exit_of(c->vcpu)->kind == HEKI_EXIT_PAUSED, "not a pause");
+		WRITE_ONCE(c->nr_pauses, c->nr_pauses + 1);
+		while (!READ_ONCE(c->may_go_on))
+			usleep(1000);
+	}
+	heki_finish_call(c->vcpu);
+	return NULL;
+}
+
+/* Waits until the counter moves; false if it does not. */
+static bool counts(struct heki_vm *h)
+{
+	u64 before = heki_peek(h, COUNT);
+	int i;
+
+	for (i = 0; i < 1000; i++) {
+		if (heki_peek(h, COUNT) != before)
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+FIXTURE(pause) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(pause)
+{
+	struct heki_policy p = told;
+
+	p.write = HEKI_ACTION_PAUSE;
+	create_vm(&self->h, NR_VCPUS, &p);
+	heki_seal_page(&self->h, SEALED);
+}
+
+FIXTURE_TEARDOWN(pause)
+{
+	heki_vm_free(&self->h);
+}
+
+HEKI_TEST(pause, no_vcpu_runs_until_the_vmm_resumes)
+{
+	struct heki_vm *h = &self->h;
+	struct counting c = { .vcpu = h->vcpu[1] };
+	struct heki_exit *exit;
+	pthread_t thread;
+	u64 count;
+	int i;
+
+	ASSERT_EQ(0, pthread_create(&thread, NULL, count_in_guest, &c));
+	while (!heki_peek(h, COUNT))
+		usleep(1000);
+
+	exit = call_to_exit(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK, 0);
+	count = heki_peek(h, COUNT);
+	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
+	EXPECT_EQ(HEKI_EXIT_HAS_GPA | HEKI_EXIT_IS_PAUSE, exit->flags);
+	for (i = 0; i < 1000 && !READ_ONCE(c.nr_pauses); i++)
+		usleep(1000);
+	EXPECT_EQ(1, c.nr_pauses);
+	EXPECT_EQ(count, heki_peek(h, COUNT));
+
+	/* Running on is no way out. */
+	for (i = 0; i < 3; i++) {
+		vcpu_run(h->vcpu[0]);
+		EXPECT_EQ(HEKI_EXIT_PAUSED, exit_of(h->vcpu[0])->kind);
+		EXPECT_EQ(0, exit_of(h->vcpu[0])->vcpu);
+	}
+	EXPECT_EQ(count, heki_peek(h, COUNT));
+
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+	EXPECT_EQ(GP_VECTOR, go_on(h->vcpu[0]));
+	EXPECT_EQ(count, heki_peek(h, COUNT));
+	WRITE_ONCE(c.may_go_on, true);
+	EXPECT_TRUE(counts(h));
+	heki_poke(h, STOP, 1);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(1, c.nr_pauses);
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
+}
+
+HEKI_TEST(pause, holds_for_a_vcpu_that_comes_later)
+{
+	struct heki_vm *h = &self->h;
+
+	/* The third, for which the VM has no place set aside. */
+	call_to_exit(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK, 0);
+	heki_add_vcpu(h, 2, 0);
+	heki_prepare_call(h->vcpu[2], guest_get_cr0, (u64[HEKI_NR_ARGS]){});
+	vcpu_run(h->vcpu[2]);
+	EXPECT_EQ(HEKI_EXIT_PAUSED, exit_of(h->vcpu[2])->kind);
+	EXPECT_EQ(2, exit_of(h->vcpu[2])->vcpu);
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+	EXPECT_EQ(X86_CR0_PG, go_on(h->vcpu[2]) & X86_CR0_PG);
+	EXPECT_EQ(GP_VECTOR, go_on(h->vcpu[0]));
+}
+
+HEKI_TEST(pause, ends_with_a_reset)
+{
+	struct heki_vm *h = &self->h;
+
+	call_to_exit(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK, 0);
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESET));
+	EXPECT_EQ(GP_VECTOR, go_on(h->vcpu[0]));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], SEALED));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[1], SEALED));
+}
+
+int main(int argc, char *argv[])
+{
+	heki_require();
+	return heki_run_with_forced_emulation(test_harness_run, argc, argv);
+}
