@@ -56,6 +56,14 @@ pub(crate) struct Args {
     /// instruction a line, symbol or symbol+0x10
     #[arg(long, value_name = "FILE", requires = "vmlinux")]
     pub(crate) probes: Option<PathBuf>,
+    /// What the guest may use and ask for, and what its denials do (TOML)
+    #[arg(long, value_name = "FILE", requires = "heki")]
+    pub(crate) heki_policy: Option<PathBuf>,
+
+    /// Append requests and denials that the policy reports, as lines of JSON; /dev/fd/N is a file
+    /// descriptor of this process
+    #[arg(long, value_name = "FILE", requires = "heki_policy")]
+    pub(crate) heki_events: Option<PathBuf>,
 
     /// Start the guest again when it resets, instead of exiting
     #[arg(long)]
@@ -160,6 +168,14 @@ mod tests {
         assert!(refusal(&["--heki", "--probes", "f"]).contains("--vmlinux"));
         let args = parse(&["--heki", "--vmlinux", "v", "--freeze", "f"]).unwrap();
         assert!(args.vmlinux.is_some() && args.freeze.is_some());
+    }
+
+    #[test]
+    fn a_policy_needs_heki_and_events_need_a_policy() {
+        assert!(refusal(&["--heki-policy", "p"]).contains("--heki"));
+        assert!(refusal(&["--heki", "--heki-events", "e"]).contains("--heki-policy"));
+        let args = parse(&["--heki", "--heki-policy", "p", "--heki-events", "/dev/fd/3"]).unwrap();
+        assert!(args.heki_policy.is_some() && args.heki_events.is_some());
     }
 
     #[test]

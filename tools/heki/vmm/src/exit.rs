@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use nix::sys::signal::Signal;
 
+use crate::policy;
 use crate::profile::Flaw;
 
 /// A run that ended in order.
@@ -142,6 +143,22 @@ pub(crate) enum Error {
 
     #[error("cannot allow what {path} lists: {reason}")]
     Probes { path: PathBuf, reason: String },
+    #[error("cannot use {}: {flaw}", path.display())]
+    Policy { path: PathBuf, flaw: policy::Flaw },
+
+    #[error("the policy has something reported, but there is no --heki-events")]
+    NoEvents,
+
+    #[error("the policy requires what this host cannot enforce: {0}")]
+    Required(String),
+
+    #[error("stopped by the policy: vCPU {cpu} at rip {rip:#x} was denied {class} ({reason})")]
+    Denied {
+        cpu: u32,
+        rip: u64,
+        class: &'static str,
+        reason: &'static str,
+    },
 
     #[error("cannot {what}: {source}")]
     Os {

@@ -7,7 +7,9 @@
 //! resets it with all vCPUs stopped. Locks: none.
 
 use heki_abi::{
+    KVM_DEV_HEKI_CAPS,
     KVM_DEV_HEKI_CTRL,
+    KVM_DEV_HEKI_POLICY,
     KVM_DEV_HEKI_PROFILE,
     KVM_DEV_HEKI_RESET,
     KVM_DEV_TYPE_HEKI, //
@@ -21,15 +23,28 @@ use kvm_ioctls::{
     VmFd, //
 };
 
+use zerocopy::{
+    FromZeros,
+    IntoBytes, //
+};
+
 use crate::exit::Error;
+use crate::policy::{
+    self,
+    Policy, //
+};
 use crate::profile::Profile;
 
 /// A VM's opt-in.
 pub(crate) struct Heki(DeviceFd);
 
 impl Heki {
-    /// Opts the VM in, and tells the host of its kernel. Before the first vCPU.
-    pub(crate) fn enable(vm: &VmFd, profile: Option<&Profile>) -> Result<Self, Error> {
+    /// Opts the VM in, and tells the host of its kernel and of our policy. Before the first vCPU.
+    pub(crate) fn enable(
+        vm: &VmFd,
+        profile: Option<&Profile>,
+        policy: Option<&Policy>,
+    ) -> Result<Self, Error> {
         let mut device = kvm_create_device {
             type_: KVM_DEV_TYPE_HEKI,
             fd: 0,
@@ -42,7 +57,44 @@ impl Heki {
         if let Some(profile) = profile {
             heki.describe(profile)?;
         }
+        if let Some(policy) = policy {
+            heki.limit(policy)?;
+        }
         Ok(heki)
+    }
+
+    /// The host keeps the policy for the life of the VM, resets included.
+    fn limit(&self, policy: &Policy) -> Result<(), Error> {
+        let missing = policy.required() & !self.protections()?;
+        if missing != 0 {
+            return Err(Error::Required(policy::names(missing)));
+        }
+        let wire = policy.abi();
+        let attr = kvm_device_attr {
+            group: KVM_DEV_HEKI_CTRL,
+            attr: KVM_DEV_HEKI_POLICY,
+            addr: wire.as_bytes().as_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        self.0
+            .set_device_attr(&attr)
+            .map_err(Error::kvm("take the Heki policy"))
+    }
+
+    /// `HEKI_PROT_*` that this host can enforce: `cpuid.rs` sees to it that exec is one of them.
+    fn protections(&self) -> Result<u32, Error> {
+        let mut caps = heki_abi::Caps::new_zeroed();
+        let mut attr = kvm_device_attr {
+            group: KVM_DEV_HEKI_CTRL,
+            attr: KVM_DEV_HEKI_CAPS,
+            addr: (&raw mut caps).expose_provenance() as u64,
+            ..Default::default()
+        };
+        // SAFETY: KVM writes a `struct heki_caps`, which `caps` has room for: `heki_abi` is held to
+        // the header. Any bits are a value of it.
+        unsafe { self.0.get_device_attr(&mut attr) }
+            .map_err(Error::kvm("tell what Heki can enforce"))?;
+        Ok(caps.protections)
     }
 
     /// The host keeps the profile for the life of the VM, resets included.

@@ -17,6 +17,8 @@ mod exit;
 mod files;
 mod heki;
 mod memory;
+mod monitor;
+mod policy;
 mod profile;
 mod vcpu;
 mod vm;

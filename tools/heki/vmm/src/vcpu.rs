@@ -7,7 +7,13 @@
 
 use std::cell::Cell;
 use std::ptr;
+use std::thread;
+use std::time::Duration;
 
+use heki_abi::{
+    Exit,
+    KVM_EXIT_HEKI, //
+};
 use kvm_bindings::{
     kvm_cpuid_entry2,
     kvm_debugregs,
@@ -44,6 +50,10 @@ use crate::exit::{
     End,
     Error,
     ResetCause, //
+};
+use crate::monitor::{
+    self,
+    Next, //
 };
 use crate::vm::Shared;
 
@@ -168,6 +178,10 @@ impl Vcpu {
                 Ok(exit) => handle(exit, shared),
                 Err(error) => Seen::Error(error.errno()),
             };
+            let seen = match seen {
+                Seen::Heki => self.serve_heki(shared),
+                seen => seen,
+            };
             match seen {
                 Seen::Done | Seen::Error(libc::EAGAIN) => {}
                 // Cleared before `stopping` is asked again: a kick that comes later sets it again.
@@ -177,6 +191,39 @@ impl Vcpu {
             }
         }
         None
+    }
+
+    /// Serves an exit of Heki: answers a request, tells of a denial, or waits in a pause.
+    fn serve_heki(&mut self, shared: &Shared) -> Seen {
+        /// A pause ends with the run.
+        const PAUSE: Duration = Duration::from_millis(10);
+
+        let Some(monitor) = shared.monitor() else {
+            return Seen::Unexpected("Heki without a policy".into());
+        };
+        let exit = ptr::from_mut(&mut self.fd.get_kvm_run().__bindgen_anon_1).cast::<Exit>();
+        // SAFETY: KVM said by the exit reason that it filled an `Exit` in, for which the union has
+        // room and alignment; any bits are a valid one.
+        let known = unsafe { exit.read() };
+        match monitor.serve(&known) {
+            Ok(Next::Answer(answer)) => {
+                // SAFETY: as above; the page is ours to write until KVM runs this vCPU again.
+                unsafe { (*exit).answer = answer };
+                Seen::Done
+            }
+            Ok(Next::Run) => Seen::Done,
+            Ok(Next::Wait) => {
+                thread::sleep(PAUSE);
+                Seen::Done
+            }
+            Ok(Next::Stop) => Seen::Report(Err(Error::Denied {
+                cpu: known.vcpu,
+                rip: known.rip,
+                class: monitor::class(known.denied),
+                reason: monitor::reason(known.reason),
+            })),
+            Err(error) => Seen::Report(Err(error)),
+        }
     }
 
     /// Lets KVM complete the port or memory access that it last reported, without running the
@@ -214,7 +261,7 @@ impl Vcpu {
                 let error = std::io::Error::from_raw_os_error(errno);
                 format!("KVM cannot run it at rip {rip:#x}: {error}")
             }
-            Seen::Done | Seen::Report(_) => format!("stopped at rip {rip:#x}"),
+            Seen::Done | Seen::Heki | Seen::Report(_) => format!("stopped at rip {rip:#x}"),
         };
         Err(Error::Vcpu {
             cpu: self.id,
@@ -226,6 +273,7 @@ impl Vcpu {
 /// What an exit turned out to be.
 enum Seen {
     Done,
+    Heki,
     Report(Report),
     TripleFault,
     InternalError,
@@ -264,6 +312,7 @@ fn handle(exit: VcpuExit<'_>, shared: &Shared) -> Seen {
         VcpuExit::FailEntry(reason, _) => {
             Seen::Unexpected(format!("failed entry (hardware reason {reason:#x})"))
         }
+        VcpuExit::Unsupported(KVM_EXIT_HEKI) => Seen::Heki,
         other => Seen::Unexpected(format!("{other:?}")),
     }
 }

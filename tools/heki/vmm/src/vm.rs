@@ -76,6 +76,7 @@ use crate::memory::{
     KVM_IDENTITY_MAP,
     KVM_TSS, //
 };
+use crate::monitor::Monitor;
 use crate::profile::Profile;
 use crate::vcpu::{
     self,
@@ -102,6 +103,8 @@ pub(crate) struct Shared {
     devices: Mutex<Devices>,
     stop: AtomicBool,
     report: Mutex<Option<Report>>,
+    /// Serves the exits of a guest with a policy.
+    monitor: Option<Monitor>,
     /// Wakes the main thread.
     wake: Arc<EventFd>,
 }
@@ -120,12 +123,20 @@ impl Vm {
             Some(vmlinux) => Some(Profile::open(vmlinux, &args.lists())?),
             None => None,
         };
+        let monitor = match &args.heki_policy {
+            Some(policy) => Some(Monitor::open(policy, args.heki_events.as_deref())?),
+            None => None,
+        };
         let kvm = open_kvm()?;
         check_cpus(&kvm, args.cpus)?;
         let memory = memory::allocate(args.memory)?;
         let fd = create_vm(&kvm)?;
         let heki = match args.heki {
-            true => Some(Heki::enable(&fd, profile.as_ref())?),
+            true => Some(Heki::enable(
+                &fd,
+                profile.as_ref(),
+                monitor.as_ref().map(Monitor::policy),
+            )?),
             false => None,
         };
         memory::register(&fd, &memory)?;
@@ -137,7 +148,7 @@ impl Vm {
         let output = Output::stdout().map_err(Error::os("open standard output"))?;
         let delay = output.delay();
         let mut vm = Vm {
-            shared: Arc::new(Shared::new(&fd, memory, output)?),
+            shared: Arc::new(Shared::new(&fd, memory, output, monitor)?),
             fd,
             heki,
             boot,
@@ -321,7 +332,12 @@ struct Ready {
 }
 
 impl Shared {
-    fn new(vm: &VmFd, memory: Memory, output: Output) -> Result<Self, Error> {
+    fn new(
+        vm: &VmFd,
+        memory: Memory,
+        output: Output,
+        monitor: Option<Monitor>,
+    ) -> Result<Self, Error> {
         let irq = vmm_sys_util::eventfd::EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
         let irq = irq.map_err(Error::os("create an event"))?;
         vm.register_irqfd(&irq, SERIAL_IRQ)
@@ -333,6 +349,7 @@ impl Shared {
             devices: Mutex::new(Devices::new(irq, wake.clone(), output)),
             stop: AtomicBool::new(false),
             report: Mutex::new(None),
+            monitor,
             wake,
         })
     }
@@ -349,6 +366,11 @@ impl Shared {
             Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// Who serves the exits of a guest with a policy.
+    pub(crate) fn monitor(&self) -> Option<&Monitor> {
+        self.monitor.as_ref()
     }
 
     /// Whether the vCPUs shall leave the guest.

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+
+//! What the host tells of a guest with a policy: requests are answered, denials are told on, each
+//! as one line of JSON.
+//!
+//! `vcpu.rs` brings the exits, `policy.rs` has the rules. All of an event is numbers and our own
+//! words, nothing is the guest's text. Locks: that of the events, for one line at a time.
+
+#![deny(unsafe_code)]
+
+use std::fs::File;
+use std::io::{
+    self,
+    Write, //
+};
+use std::path::Path;
+use std::sync::{
+    Mutex,
+    PoisonError, //
+};
+
+use heki_abi::{
+    Exit,
+    HEKI_CLASS_EXEC,
+    HEKI_CLASS_PATCH,
+    HEKI_CLASS_REGISTER,
+    HEKI_CLASS_WRITE,
+    HEKI_EXIT_DENIAL,
+    HEKI_EXIT_HAS_GPA,
+    HEKI_EXIT_HAS_REG,
+    HEKI_EXIT_HAS_VA,
+    HEKI_EXIT_IS_PAUSE,
+    HEKI_EXIT_PAUSED,
+    HEKI_EXIT_REQUEST,
+    HEKI_OP_GRANT,
+    HEKI_OP_PATCH,
+    HEKI_OP_RELEASE,
+    HEKI_OP_SEAL,
+    HEKI_SEAL_EXEC,
+    KVM_EPERM, //
+};
+use serde::Serialize;
+
+use crate::exit::Error;
+use crate::policy::{
+    Consent,
+    Policy, //
+};
+
+/// The words for `HEKI_REASON_*`, by number.
+const REASONS: [&str; 10] = [
+    "sealed",
+    "not_executable",
+    "page_walk",
+    "pinned",
+    "unlisted",
+    "frozen",
+    "form",
+    "target",
+    "stale",
+    "content",
+];
+
+/// What a vCPU does after an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// It gives this answer and runs on.
+    Answer(u32),
+    /// It runs on.
+    Run,
+    /// It waits for the end of the run.
+    Wait,
+    /// It ends the run.
+    Stop,
+}
+
+/// Decides by a policy, and tells what happens.
+#[derive(Debug)]
+pub(crate) struct Monitor {
+    policy: Policy,
+    events: Option<Mutex<File>>,
+}
+
+/// An event, one line of JSON. Addresses and bits are text, for a JSON number is exact to 53 bits
+/// only.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "lowercase")]
+enum Event {
+    Request {
+        vcpu: u32,
+        rip: String,
+        operation: &'static str,
+        bytes: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        exec: Option<bool>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ranges: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pins: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sites: Option<u32>,
+        allowed: bool,
+    },
+    Denial {
+        vcpu: u32,
+        cpl: u32,
+        rip: String,
+        class: &'static str,
+        reason: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        gpa: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        va: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        register: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        bits: Option<String>,
+        stop: bool,
+    },
+}
+
+impl Monitor {
+    /// Reads the policy, and opens the file for events.
+    pub(crate) fn open(policy: &Path, events: Option<&Path>) -> Result<Self, Error> {
+        let policy = Policy::open(policy)?;
+        if events.is_none() && policy.reports() {
+            return Err(Error::NoEvents);
+        }
+        let open = |path| {
+            File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .map(Mutex::new)
+                .map_err(Error::os("open the file for events"))
+        };
+        let events = events.map(open).transpose()?;
+        Ok(Monitor { policy, events })
+    }
+
+    /// The policy.
+    pub(crate) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// Tells of an exit, and decides how to go on. What cannot be told does not go unnoticed.
+    pub(crate) fn serve(&self, exit: &Exit) -> Result<Next, Error> {
+        let next = decide(&self.policy, exit);
+        if let (Some(events), Some(event)) = (&self.events, event(exit, next)) {
+            let mut file = events.lock().unwrap_or_else(PoisonError::into_inner);
+            write(&mut *file, &event).map_err(Error::os("write an event"))?;
+        }
+        Ok(next)
+    }
+}
+
+/// One line in one write: in a file that others append to, it stays whole.
+fn write(file: &mut impl Write, event: &Event) -> io::Result<()> {
+    let mut line = serde_json::to_vec(event)?;
+    line.push(b'\n');
+    file.write_all(&line)
+}
+
+fn decide(policy: &Policy, exit: &Exit) -> Next {
+    match exit.kind {
+        HEKI_EXIT_REQUEST => match policy.consent(exit.op) {
+            Consent::Allow | Consent::Report => Next::Answer(0),
+            Consent::Deny => Next::Answer(KVM_EPERM as u32),
+        },
+        HEKI_EXIT_DENIAL if exit.flags & HEKI_EXIT_IS_PAUSE != 0 => Next::Stop,
+        HEKI_EXIT_PAUSED => Next::Wait,
+        _ => Next::Run,
+    }
+}
+
+fn event(exit: &Exit, next: Next) -> Option<Event> {
+    match exit.kind {
+        HEKI_EXIT_REQUEST => Some(request(exit, next == Next::Answer(0))),
+        HEKI_EXIT_DENIAL => Some(denial(exit, next == Next::Stop)),
+        _ => None,
+    }
+}
+
+fn request(exit: &Exit, allowed: bool) -> Event {
+    let is_seal = exit.op == HEKI_OP_SEAL;
+    let is_patch = exit.op == HEKI_OP_PATCH;
+    Event::Request {
+        vcpu: exit.vcpu,
+        rip: hex(exit.rip),
+        operation: match exit.op {
+            HEKI_OP_SEAL => "seal",
+            HEKI_OP_PATCH => "patch",
+            HEKI_OP_GRANT => "grant",
+            HEKI_OP_RELEASE => "release",
+            _ => "unknown",
+        },
+        bytes: exit.len,
+        exec: is_seal.then_some(exit.seal_flags & HEKI_SEAL_EXEC != 0),
+        ranges: (!is_patch).then_some(exit.nr_ranges),
+        pins: is_seal.then_some(exit.nr_pins),
+        sites: is_patch.then_some(exit.nr_sites),
+        allowed,
+    }
+}
+
+fn denial(exit: &Exit, stop: bool) -> Event {
+    let known = |flag| exit.flags & flag != 0;
+    Event::Denial {
+        vcpu: exit.vcpu,
+        cpl: exit.cpl,
+        rip: hex(exit.rip),
+        class: class(exit.denied),
+        reason: reason(exit.reason),
+        gpa: known(HEKI_EXIT_HAS_GPA).then(|| hex(exit.gpa)),
+        va: known(HEKI_EXIT_HAS_VA).then(|| hex(exit.va)),
+        register: known(HEKI_EXIT_HAS_REG).then_some(exit.reg),
+        bits: known(HEKI_EXIT_HAS_REG).then(|| hex(exit.bits)),
+        stop,
+    }
+}
+
+/// The word for `HEKI_CLASS_*`, as in the policy file.
+pub(crate) fn class(class: u32) -> &'static str {
+    match class {
+        HEKI_CLASS_WRITE => "write",
+        HEKI_CLASS_EXEC => "exec",
+        HEKI_CLASS_REGISTER => "registers",
+        HEKI_CLASS_PATCH => "patch",
+        _ => "unknown",
+    }
+}
+
+/// The word for `HEKI_REASON_*`.
+pub(crate) fn reason(reason: u32) -> &'static str {
+    let word = usize::try_from(reason).ok().and_then(|at| REASONS.get(at));
+    word.copied().unwrap_or("unknown")
+}
+
+fn hex(number: u64) -> String {
+    format!("{number:#x}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(exit: &Exit, next: Next) -> String {
+        let mut out = Vec::new();
+        write(&mut out, &event(exit, next).unwrap()).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn words_are_those_of_the_abi() {
+        let numbers = [
+            (heki_abi::HEKI_REASON_SEALED, "sealed"),
+            (heki_abi::HEKI_REASON_NOT_EXECUTABLE, "not_executable"),
+            (heki_abi::HEKI_REASON_PAGE_WALK, "page_walk"),
+            (heki_abi::HEKI_REASON_PINNED, "pinned"),
+            (heki_abi::HEKI_REASON_UNLISTED, "unlisted"),
+            (heki_abi::HEKI_REASON_FROZEN, "frozen"),
+            (heki_abi::HEKI_REASON_FORM, "form"),
+            (heki_abi::HEKI_REASON_TARGET, "target"),
+            (heki_abi::HEKI_REASON_STALE, "stale"),
+            (heki_abi::HEKI_REASON_CONTENT, "content"),
+            (u32::MAX, "unknown"),
+        ];
+        for (number, word) in numbers {
+            assert_eq!(reason(number), word);
+        }
+        assert_eq!(class(99), "unknown");
+    }
+
+    #[test]
+    fn a_request_is_answered_and_told() {
+        let exit = Exit {
+            kind: HEKI_EXIT_REQUEST,
+            vcpu: 1,
+            rip: u64::MAX,
+            op: HEKI_OP_SEAL,
+            seal_flags: HEKI_SEAL_EXEC,
+            nr_ranges: 3,
+            nr_pins: 2,
+            len: 152,
+            ..Exit::default()
+        };
+        let next = decide(&Policy::default(), &exit);
+        assert_eq!(next, Next::Answer(0));
+        assert_eq!(
+            line(&exit, next),
+            "{\"event\":\"request\",\"vcpu\":1,\"rip\":\"0xffffffffffffffff\",\
+             \"operation\":\"seal\",\"bytes\":152,\"exec\":true,\"ranges\":3,\"pins\":2,\
+             \"allowed\":true}\n"
+        );
+        let unknown = Exit { op: 77, ..exit };
+        let next = decide(&Policy::default(), &unknown);
+        assert_eq!(next, Next::Answer(KVM_EPERM as u32));
+        assert!(line(&unknown, next).contains("\"allowed\":false"));
+    }
+
+    #[test]
+    fn a_denial_is_told_and_may_stop() {
+        let exit = Exit {
+            kind: HEKI_EXIT_DENIAL,
+            flags: HEKI_EXIT_HAS_REG,
+            denied: HEKI_CLASS_REGISTER,
+            reason: heki_abi::HEKI_REASON_PINNED,
+            bits: 1 << 16,
+            ..Exit::default()
+        };
+        let next = decide(&Policy::default(), &exit);
+        assert_eq!(next, Next::Run);
+        assert_eq!(
+            line(&exit, next),
+            "{\"event\":\"denial\",\"vcpu\":0,\"cpl\":0,\"rip\":\"0x0\",\"class\":\"registers\",\
+             \"reason\":\"pinned\",\"register\":0,\"bits\":\"0x10000\",\"stop\":false}\n"
+        );
+        let exit = Exit {
+            flags: HEKI_EXIT_HAS_GPA | HEKI_EXIT_IS_PAUSE,
+            gpa: 0x1234,
+            ..exit
+        };
+        let next = decide(&Policy::default(), &exit);
+        assert_eq!(next, Next::Stop);
+        assert!(line(&exit, next).contains("\"gpa\":\"0x1234\",\"stop\":true"));
+    }
+
+    #[test]
+    fn a_pause_is_waited_for() {
+        let exit = Exit {
+            kind: HEKI_EXIT_PAUSED,
+            ..Exit::default()
+        };
+        assert_eq!(decide(&Policy::default(), &exit), Next::Wait);
+        assert!(event(&exit, Next::Wait).is_none());
+    }
+}

@@ -1,0 +1,345 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+
+//! The policy file: what the guest may use, which requests it may make, and what its denials do.
+//!
+//! `heki.rs` gives the host its part, `monitor.rs` decides by the rest. The format is described in
+//! Documentation/admin-guide/heki.rst. Locks: none.
+
+#![deny(unsafe_code)]
+
+use std::io::Read;
+use std::path::{
+    Path,
+    PathBuf, //
+};
+
+use heki_abi::{
+    HEKI_ABI_VERSION,
+    HEKI_ACTION_EXIT,
+    HEKI_ACTION_GP,
+    HEKI_ACTION_PAUSE,
+    HEKI_OP_GRANT,
+    HEKI_OP_PATCH,
+    HEKI_OP_RELEASE,
+    HEKI_OP_SEAL,
+    HEKI_PROT_ALL,
+    HEKI_PROT_CR,
+    HEKI_PROT_EXEC,
+    HEKI_PROT_WRITE, //
+};
+use serde::Deserialize;
+
+use crate::exit::Error;
+use crate::files;
+
+/// Any policy is shorter.
+const MAX_BYTES: u64 = 1 << 16;
+
+/// A protection, by its name in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Protection {
+    Write,
+    Exec,
+    Registers,
+}
+
+impl Protection {
+    const fn abi(self) -> u32 {
+        match self {
+            Protection::Write => HEKI_PROT_WRITE,
+            Protection::Exec => HEKI_PROT_EXEC,
+            Protection::Registers => HEKI_PROT_CR,
+        }
+    }
+}
+
+/// What becomes of a request.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Consent {
+    /// The host judges it alone.
+    #[default]
+    Allow,
+    /// The same, but it becomes an event first.
+    Report,
+    /// It is refused.
+    Deny,
+}
+
+/// What a denial does, besides the error that the guest gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Action {
+    /// Nothing.
+    #[default]
+    Gp,
+    /// It becomes an event.
+    Report,
+    /// It becomes an event, and ends the run; the guest runs not one instruction more.
+    Stop,
+}
+
+impl Action {
+    const fn abi(self) -> u32 {
+        match self {
+            Action::Gp => HEKI_ACTION_GP,
+            Action::Report => HEKI_ACTION_EXIT,
+            Action::Stop => HEKI_ACTION_PAUSE,
+        }
+    }
+}
+
+/// The table `[requests]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Requests {
+    seal: Consent,
+    patch: Consent,
+    grant: Consent,
+    release: Consent,
+}
+
+/// The table `[denials]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Denials {
+    write: Action,
+    exec: Action,
+    registers: Action,
+    patch: Action,
+}
+
+/// A policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct Policy {
+    allow: Option<Vec<Protection>>,
+    require: Vec<Protection>,
+    requests: Requests,
+    denials: Denials,
+}
+
+/// What is wrong with a policy file, in one line.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Flaw(String);
+
+impl Policy {
+    /// Reads the policy in the file `path`.
+    pub(crate) fn open(path: &Path) -> Result<Self, Error> {
+        let (file, _) = files::open("policy", path)?;
+        let mut text = String::new();
+        file.take(MAX_BYTES)
+            .read_to_string(&mut text)
+            .map_err(files::read_error("policy", path))?;
+        Self::parse(&text).map_err(|flaw| Error::Policy {
+            path: PathBuf::from(path),
+            flaw,
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, Flaw> {
+        if text.len() as u64 >= MAX_BYTES {
+            return Err(Flaw(format!("it has {MAX_BYTES} bytes or more")));
+        }
+        let policy: Self = toml::from_str(text).map_err(|error| flaw(text, &error))?;
+        let allowed = policy.allowed();
+        if allowed & HEKI_PROT_EXEC != 0 && allowed != HEKI_PROT_ALL {
+            return Err(Flaw("allow: exec needs write and registers".into()));
+        }
+        if policy.required() & !allowed != 0 {
+            return Err(Flaw("require: lists what allow does not".into()));
+        }
+        Ok(policy)
+    }
+
+    /// `HEKI_PROT_*` that the guest may ask for; all if the file does not say.
+    fn allowed(&self) -> u32 {
+        match &self.allow {
+            Some(list) => union(list),
+            None => HEKI_PROT_ALL,
+        }
+    }
+
+    /// `HEKI_PROT_*` without which the guest is not to run.
+    pub(crate) fn required(&self) -> u32 {
+        union(&self.require)
+    }
+
+    /// What becomes of operation `op` (`HEKI_OP_*`). What is unknown is refused.
+    pub(crate) fn consent(&self, op: u32) -> Consent {
+        match op {
+            HEKI_OP_SEAL => self.requests.seal,
+            HEKI_OP_PATCH => self.requests.patch,
+            HEKI_OP_GRANT => self.requests.grant,
+            HEKI_OP_RELEASE => self.requests.release,
+            _ => Consent::Deny,
+        }
+    }
+
+    /// Whether anything becomes an event that is nothing else besides.
+    pub(crate) fn reports(&self) -> bool {
+        let Denials {
+            write,
+            exec,
+            registers,
+            patch,
+        } = self.denials;
+        OPERATIONS
+            .iter()
+            .any(|&op| self.consent(op) == Consent::Report)
+            || [write, exec, registers, patch].contains(&Action::Report)
+    }
+
+    /// The host's part.
+    pub(crate) fn abi(&self) -> heki_abi::Policy {
+        let asked = OPERATIONS
+            .iter()
+            .filter(|&&op| self.consent(op) != Consent::Allow);
+        heki_abi::Policy {
+            version: HEKI_ABI_VERSION,
+            allowed: self.allowed(),
+            consent: asked.fold(0, |bits, op| bits | 1 << op),
+            write: self.denials.write.abi(),
+            exec: self.denials.exec.abi(),
+            reg: self.denials.registers.abi(),
+            patch: self.denials.patch.abi(),
+            reserved: 0,
+        }
+    }
+}
+
+/// The operations that a policy can name.
+const OPERATIONS: [u32; 4] = [HEKI_OP_SEAL, HEKI_OP_PATCH, HEKI_OP_GRANT, HEKI_OP_RELEASE];
+
+fn union(list: &[Protection]) -> u32 {
+    list.iter().fold(0, |bits, one| bits | one.abi())
+}
+
+/// The names in the file of those `protections` (`HEKI_PROT_*`).
+pub(crate) fn names(protections: u32) -> String {
+    let all = [
+        (HEKI_PROT_WRITE, "write"),
+        (HEKI_PROT_EXEC, "exec"),
+        (HEKI_PROT_CR, "registers"),
+    ];
+    let names: Vec<_> = all
+        .into_iter()
+        .filter(|(bit, _)| protections & bit != 0)
+        .map(|(_, name)| name)
+        .collect();
+    names.join(", ")
+}
+
+/// An error of the parser as one line, with the number of the line in the file.
+fn flaw(text: &str, error: &toml::de::Error) -> Flaw {
+    let message = error.message().replace('\n', ", ");
+    let before = error.span().and_then(|span| text.get(..span.start));
+    match before {
+        Some(before) => {
+            let line = before.matches('\n').count() + 1;
+            Flaw(format!("line {line}: {message}"))
+        }
+        None => Flaw(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> String {
+        Policy::parse(text)
+            .expect_err("must be refused")
+            .to_string()
+    }
+
+    #[test]
+    fn mistakes_are_named_by_line() {
+        let text = refusal("[requests]\nseal = \"allow\"\nseel = \"deny\"\n");
+        assert!(
+            text.starts_with("line 3: ") && text.contains("seel"),
+            "{text}"
+        );
+        let text = refusal("\n[denials]\nwrite = \"kill\"\n");
+        assert!(
+            text.starts_with("line 3: ") && text.contains("kill"),
+            "{text}"
+        );
+        let text = refusal("allow = [\"write\",\n \"everything\"]");
+        assert!(
+            text.starts_with("line 2: ") && text.contains("everything"),
+            "{text}"
+        );
+        assert!(refusal("a\nb = 1").starts_with("line 1: "));
+        assert!(refusal("[request]").contains("request"));
+        assert!(refusal("allow = 7").starts_with("line 1: "));
+        assert!(!refusal("allow = \"\"\"\n\nx\n\"\"\"").contains('\n'));
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        assert!(refusal("allow = [\"exec\"]").contains("exec needs"));
+        assert!(refusal("allow = [\"exec\", \"write\"]").contains("exec needs"));
+        let text = "allow = [\"write\"]\nrequire = [\"registers\"]";
+        assert!(refusal(text).contains("require"));
+        assert!(refusal(&" ".repeat(MAX_BYTES as usize)).contains("bytes"));
+    }
+
+    #[test]
+    fn an_empty_file_is_the_policy_of_a_vm_without_one() {
+        let policy = Policy::parse("").unwrap();
+        assert_eq!(policy, Policy::default());
+        assert!(!policy.reports());
+        let expected = heki_abi::Policy {
+            version: HEKI_ABI_VERSION,
+            allowed: HEKI_PROT_ALL,
+            consent: 0,
+            write: HEKI_ACTION_GP,
+            exec: HEKI_ACTION_GP,
+            reg: HEKI_ACTION_GP,
+            patch: HEKI_ACTION_GP,
+            reserved: 0,
+        };
+        assert_eq!(policy.abi(), expected);
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let text = "
+            allow = [\"registers\", \"write\"]  # no allow-list
+            require = [\"write\"]
+            [requests]
+            seal = \"report\"
+            grant = \"deny\"
+            [denials]
+            write = \"stop\"
+            registers = \"report\"
+        ";
+        let policy = Policy::parse(text).unwrap();
+        let wire = policy.abi();
+        assert_eq!(wire.allowed, HEKI_PROT_WRITE | HEKI_PROT_CR);
+        assert_eq!(policy.required(), HEKI_PROT_WRITE);
+        assert_eq!(wire.consent, 1 << HEKI_OP_SEAL | 1 << HEKI_OP_GRANT);
+        assert_eq!(
+            (wire.write, wire.reg),
+            (HEKI_ACTION_PAUSE, HEKI_ACTION_EXIT)
+        );
+        assert_eq!((wire.exec, wire.patch), (HEKI_ACTION_GP, HEKI_ACTION_GP));
+        assert_eq!(policy.consent(HEKI_OP_SEAL), Consent::Report);
+        assert_eq!(policy.consent(HEKI_OP_GRANT), Consent::Deny);
+        assert_eq!(policy.consent(HEKI_OP_PATCH), Consent::Allow);
+        assert_eq!(policy.consent(77), Consent::Deny);
+        assert!(policy.reports());
+        assert!(!Policy::parse("[requests]\nseal = \"deny\"")
+            .unwrap()
+            .reports());
+        assert_eq!(names(HEKI_PROT_ALL), "write, exec, registers");
+    }
+
+    #[test]
+    fn nothing_may_be_allowed() {
+        assert_eq!(Policy::parse("allow = []").unwrap().abi().allowed, 0);
+    }
+}
