@@ -169,7 +169,7 @@ int heki_glue_pid(struct kvm_vcpu *vcpu);
 /* The same: arch/x86/kvm/heki_exit.c. */
 void heki_glue_ask(struct kvm_vcpu *vcpu, void *request, const struct heki_exit *asked);
 void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va, u32 reg,
-			   u64 bits);
+			   u32 index, u64 bits);
 
 /* The same: arch/x86/kvm/heki_text.c. */
 int heki_glue_read_memory(struct kvm *kvm, u64 gpa, void *data, u32 len);

@@ -123,7 +123,7 @@ static void heki_pause(struct kvm *kvm)
 }
 
 static void heki_describe_denial(struct kvm_vcpu *vcpu, struct heki_exit *exit, u64 va,
-				 u32 reg, u64 bits)
+				 u32 reg, u32 index, u64 bits)
 {
 	switch (exit->denied) {
 	case HEKI_CLASS_WRITE:
@@ -134,6 +134,7 @@ static void heki_describe_denial(struct kvm_vcpu *vcpu, struct heki_exit *exit, 
 	case HEKI_CLASS_REGISTER:
 		exit->flags |= HEKI_EXIT_HAS_REG;
 		exit->reg = reg;
+		exit->index = index;
 		exit->bits = bits;
 		break;
 	case HEKI_CLASS_PATCH:
@@ -146,7 +147,7 @@ static void heki_describe_denial(struct kvm_vcpu *vcpu, struct heki_exit *exit, 
 
 /* For the Rust floor. */
 void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va, u32 reg,
-			   u64 bits)
+			   u32 index, u64 bits)
 {
 	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
 	struct heki_exit *denial = &vcpu->arch.heki.denial;
@@ -161,7 +162,7 @@ void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va
 			.denied = denied,
 			.reason = reason,
 		};
-		heki_describe_denial(vcpu, denial, va, reg, bits);
+		heki_describe_denial(vcpu, denial, va, reg, index, bits);
 	}
 	if (heki->action[denied] == HEKI_ACTION_PAUSE) {
 		denial->flags |= HEKI_EXIT_IS_PAUSE;

@@ -57,8 +57,7 @@
 #define HEKI_PROT_CR			(1 << 2)	/* CR0 and CR4 bits can be pinned */
 #define HEKI_PROT_MSR			(1 << 3)	/* XCR0 and MSRs can be pinned */
 #define HEKI_PROT_DT			(1 << 4)	/* the IDTR can be pinned */
-#define HEKI_PROT_ALL			(HEKI_PROT_WRITE | HEKI_PROT_EXEC | HEKI_PROT_CR | \
-					 HEKI_PROT_MSR | HEKI_PROT_DT)
+#define HEKI_PROT_ALL			0x1f
 
 /* What PATCH serves, and what it can tell of the target of a call. */
 #define HEKI_PATCH_JUMP_LABEL		(1 << 0)
@@ -453,7 +452,7 @@ struct heki_policy {
  * @va:		denial: guest virtual address of an instruction or page that was to change
  * @bits:	denial: what is pinned and would have changed
  * @reg:	denial: HEKI_REG_*
- * @reserved:	zero
+ * @index:	denial: number of the MSR, half of the IDTR, or zero
  *
  * The host works on a copy of a request that it made before the exit. What is
  * written here, but for @answer, has no effect.
@@ -477,7 +476,7 @@ struct heki_exit {
 	__u64 va;
 	__u64 bits;
 	__u32 reg;
-	__u32 reserved;
+	__u32 index;
 };
 
 #endif /* _UAPI_LINUX_HEKI_H */

@@ -567,8 +567,8 @@ pub struct Exit {
     pub bits: u64,
     /// Denial: `HEKI_REG_*`.
     pub reg: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Denial: number of the MSR, half of the IDTR, or zero.
+    pub index: u32,
 }
 
 const _: () = assert!(size_of::<Query>() == 48);

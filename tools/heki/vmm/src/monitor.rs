@@ -114,6 +114,8 @@ enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         register: Option<u32>,
         #[serde(skip_serializing_if = "Option::is_none")]
+        index: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
         bits: Option<String>,
         stop: bool,
     },
@@ -214,6 +216,7 @@ fn denial(exit: &Exit, stop: bool) -> Event {
         gpa: known(HEKI_EXIT_HAS_GPA).then(|| hex(exit.gpa)),
         va: known(HEKI_EXIT_HAS_VA).then(|| hex(exit.va)),
         register: known(HEKI_EXIT_HAS_REG).then_some(exit.reg),
+        index: known(HEKI_EXIT_HAS_REG).then(|| hex(exit.index.into())),
         bits: known(HEKI_EXIT_HAS_REG).then(|| hex(exit.bits)),
         stop,
     }
@@ -313,7 +316,7 @@ mod tests {
         assert_eq!(
             line(&exit, next),
             "{\"event\":\"denial\",\"vcpu\":0,\"cpl\":0,\"rip\":\"0x0\",\"class\":\"registers\",\
-             \"reason\":\"pinned\",\"register\":0,\"bits\":\"0x10000\",\"stop\":false}\n"
+             \"reason\":\"pinned\",\"register\":0,\"index\":\"0x0\",\"bits\":\"0x10000\",\"stop\":false}\n"
         );
         let exit = Exit {
             flags: HEKI_EXIT_HAS_GPA | HEKI_EXIT_IS_PAUSE,

@@ -24,7 +24,9 @@ use heki_abi::{
     HEKI_OP_SEAL,
     HEKI_PROT_ALL,
     HEKI_PROT_CR,
+    HEKI_PROT_DT,
     HEKI_PROT_EXEC,
+    HEKI_PROT_MSR,
     HEKI_PROT_WRITE, //
 };
 use serde::Deserialize;
@@ -42,6 +44,8 @@ enum Protection {
     Write,
     Exec,
     Registers,
+    Msrs,
+    Tables,
 }
 
 impl Protection {
@@ -50,6 +54,8 @@ impl Protection {
             Protection::Write => HEKI_PROT_WRITE,
             Protection::Exec => HEKI_PROT_EXEC,
             Protection::Registers => HEKI_PROT_CR,
+            Protection::Msrs => HEKI_PROT_MSR,
+            Protection::Tables => HEKI_PROT_DT,
         }
     }
 }
@@ -145,7 +151,8 @@ impl Policy {
         }
         let policy: Self = toml::from_str(text).map_err(|error| flaw(text, &error))?;
         let allowed = policy.allowed();
-        if allowed & HEKI_PROT_EXEC != 0 && allowed != HEKI_PROT_ALL {
+        let needed = HEKI_PROT_WRITE | HEKI_PROT_CR;
+        if allowed & HEKI_PROT_EXEC != 0 && allowed & needed != needed {
             return Err(Flaw("allow: exec needs write and registers".into()));
         }
         if policy.required() & !allowed != 0 {
@@ -223,6 +230,8 @@ pub(crate) fn names(protections: u32) -> String {
         (HEKI_PROT_WRITE, "write"),
         (HEKI_PROT_EXEC, "exec"),
         (HEKI_PROT_CR, "registers"),
+        (HEKI_PROT_MSR, "msrs"),
+        (HEKI_PROT_DT, "tables"),
     ];
     let names: Vec<_> = all
         .into_iter()
@@ -335,7 +344,7 @@ mod tests {
         assert!(!Policy::parse("[requests]\nseal = \"deny\"")
             .unwrap()
             .reports());
-        assert_eq!(names(HEKI_PROT_ALL), "write, exec, registers");
+        assert_eq!(names(HEKI_PROT_ALL), "write, exec, registers, msrs, tables");
     }
 
     #[test]

@@ -371,7 +371,7 @@ fn structs_have_the_fields_of_the_header() {
             va,
             bits,
             reg,
-            reserved
+            index
         }),
     ];
     let header = header_structs();

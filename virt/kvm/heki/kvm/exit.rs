@@ -46,6 +46,7 @@ impl Vcpu<'_> {
                 denied.reason,
                 denied.va,
                 denied.reg,
+                denied.index,
                 denied.bits,
             )
         }

@@ -305,7 +305,7 @@ HEKI_TEST(consent, the_vmm_sees_a_request_and_allows_it)
 	EXPECT_EQ(1, exit->nr_pins);
 	EXPECT_EQ(0, exit->nr_sites);
 	EXPECT_EQ(heki_request_len(h->request), exit->len);
-	EXPECT_EQ(0, exit->reserved);
+	EXPECT_EQ(0, exit->index);
 	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_seal));
 
 	exit->answer = 0;

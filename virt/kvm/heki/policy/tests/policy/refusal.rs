@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use heki_policy::refusal::Refusal::{self, *};
 
-const TABLE: [(Refusal, &str, i64); 33] = [
+const TABLE: [(Refusal, &str, i64); 34] = [
     (TooBig, "too_big", 7),
     (BadLength, "bad_length", 22),
     (BadVersion, "bad_version", 22),
