@@ -61,6 +61,23 @@ find_rust_src() {
 	return 1
 }
 
+# cached_cc: the compiler behind ccache, which does not see what assembly takes in with .incbin
+# (the image that bzImage carries) and would give back that of another build.
+cached_cc() {
+	mkdir -p "$HEKI_CACHE/bin"
+	cat >"$HEKI_CACHE/bin/cc.new" <<-EOF
+		#!/bin/sh
+		for last; do :; done
+		case \$last in
+		*.S) exec $clang "\$@" ;;
+		*) exec ccache $clang "\$@" ;;
+		esac
+	EOF
+	chmod +x "$HEKI_CACHE/bin/cc.new"
+	mv "$HEKI_CACHE/bin/cc.new" "$HEKI_CACHE/bin/cc"
+	echo "$HEKI_CACHE/bin/cc"
+}
+
 # use_toolchain: set kmake, the command that builds the kernel, clang and objcopy; or say what is missing.
 use_toolchain() {
 	local max llvm rust_src cc
@@ -71,7 +88,7 @@ use_toolchain() {
 	clang=clang$llvm
 	objcopy=llvm-objcopy$llvm
 	cc=$clang
-	! command -v ccache >/dev/null || cc="ccache $cc"
+	! command -v ccache >/dev/null || cc=$(cached_cc)
 	[[ -z $llvm ]] || export LIBCLANG_PATH=${LIBCLANG_PATH:-/usr/lib/llvm$llvm/lib}
 	toolchain_id="$("$clang" --version | head -n1), $(rustc --version), bindgen $(bindgen_found), $rust_src"
 	# Variables of an outer make must not reach the kernel's.
