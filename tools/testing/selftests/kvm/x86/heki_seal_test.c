@@ -20,6 +20,7 @@ struct refusal {
 	/* The block. Without ranges, one good range is put in. */
 	struct heki_range range[2];
 	struct heki_pin pin[2];
+	struct heki_area area[2];
 	u32 version_off;
 	u32 flags;
 	u32 claimed_ranges;	/* what the header says, if not what is there */
@@ -37,6 +38,9 @@ struct refusal {
 
 #define RANGE(_gpa, _len, _rights, _kind)	\
 	{ .gpa = (_gpa), .len = (_len), .rights = (_rights), .kind = (_kind) }
+#define AT(nr, _va, _kind)	\
+	{ .gpa = HEKI_PAGE(nr), .len = PAGE_SIZE, .va = (_va), .kind = (_kind) }
+#define AREA(_kind, _va, _len)	{ .kind = HEKI_AREA_##_kind, .va = (_va), .len = (_len) }
 #define RODATA(nr)	RANGE(HEKI_PAGE(nr), PAGE_SIZE, 0, HEKI_KIND_RODATA)
 #define TEXT(nr)	RANGE(HEKI_PAGE(nr), PAGE_SIZE, HEKI_EXEC, HEKI_KIND_TEXT)
 #define PIN(_reg, _mask) \
@@ -108,6 +112,32 @@ static const struct refusal refusals[] = {
 	  .range = { RODATA(0), RANGE(HEKI_PAGE(HEKI_TEST_PAGES - 1), 2 * PAGE_SIZE, 0, 0) } },
 	{ "range of all physical memory", KVM_EINVAL, .range = { RANGE(0, 1ull << 52, 0, 0) } },
 
+	{ "unaligned virtual address", KVM_EINVAL,
+	  .range = { RODATA(0), AT(4, 0x1008, HEKI_KIND_RODATA) } },
+	{ "virtual address that wraps", KVM_EINVAL,
+	  .range = { RODATA(0), AT(4, -PAGE_SIZE, HEKI_KIND_RODATA) } },
+	{ "two ranges at one virtual address", KVM_EINVAL,
+	  .range = { AT(0, 0x1000, HEKI_KIND_RODATA), AT(4, 0x1000, HEKI_KIND_RODATA) } },
+	{ "kind that only a grant gives", KVM_EINVAL,
+	  .range = { RODATA(0), AT(4, 0x1000, HEKI_KIND_FTRACE) } },
+
+	/* Areas */
+	{ "unknown area", KVM_EINVAL, .area = { { .kind = HEKI_AREA_COUNT } } },
+	{ "reserved field of an area", KVM_EINVAL,
+	  .area = { AREA(ENDBR, 0, 0), { .kind = HEKI_AREA_IMAGE, .reserved = 1 } } },
+	{ "area that wraps", KVM_EINVAL, .area = { AREA(IMAGE, -8ull, 16) } },
+	{ "half an entry of a table", KVM_EINVAL, .area = { AREA(JUMP_TABLE, 0x1000, 24) } },
+	{ "two areas of one kind", KVM_EINVAL,
+	  .area = { AREA(IMAGE, 0x1000, 8), AREA(IMAGE, 0x2000, 8) } },
+	{ "more sites than a VM may have", KVM_E2BIG,
+	  .area = { AREA(JUMP_TABLE, 0x1000, 16ull * HEKI_MAX_SITES),
+		    AREA(STATIC_CALL_SITES, 0x1000, 8) } },
+	{ "table in memory that is not sealed", KVM_EFAULT,
+	  .range = { AT(0, 0x1000, HEKI_KIND_RODATA) }, .area = { AREA(JUMP_TABLE, 0x2000, 16) } },
+	{ "table that reaches out of sealed memory", KVM_EFAULT,
+	  .range = { AT(0, 0x1000, HEKI_KIND_RODATA) },
+	  .area = { AREA(JUMP_TABLE, 0x1ff0, 32) } },
+
 	/* Pins */
 	{ "unknown register", KVM_EINVAL, .pin = { { .reg = 3, .mask = 1 } } },
 	{ "index of a control register", KVM_EINVAL,
@@ -155,8 +185,7 @@ static void add_ranges(struct heki_seal *req, const struct refusal *r)
 	int i;
 
 	for (i = 0; i < ARRAY_SIZE(r->range) && is_range(&r->range[i]); i++)
-		heki_add_range(req, r->range[i].gpa, r->range[i].len, r->range[i].rights,
-			       r->range[i].kind);
+		heki_ranges(req)[req->nr_ranges++] = r->range[i];
 	if (!i && !r->empty)
 		heki_add_page(req, 0);
 }
@@ -170,6 +199,14 @@ static void add_pins(struct heki_seal *req, const struct refusal *r)
 		heki_pins(req)[req->nr_pins++] = r->pin[i];
 }
 
+static void add_areas(struct heki_seal *req, const struct refusal *r)
+{
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(r->area) && (r->area[i].kind || r->area[i].len); i++)
+		heki_areas(req)[req->nr_areas++] = r->area[i];
+}
+
 static s64 send_refusal(struct heki_vm *h, const struct refusal *r)
 {
 	struct heki_seal *req = heki_begin_request(h, r->flags);
@@ -177,11 +214,12 @@ static s64 send_refusal(struct heki_vm *h, const struct refusal *r)
 
 	add_ranges(req, r);
 	add_pins(req, r);
+	add_areas(req, r);
 	len = heki_request_len(req) + r->len_off;
 	req->version += r->version_off;
 	req->nr_ranges = r->claimed_ranges ?: req->nr_ranges;
 	req->nr_pins = r->claimed_pins ?: req->nr_pins;
-	req->nr_areas = r->claimed_areas;
+	req->nr_areas = r->claimed_areas ?: req->nr_areas;
 	req->reserved = r->reserved;
 	return heki_hypercall(h->vcpu[0], HEKI_OP_SEAL + r->op_off, r->gpa ?: HEKI_REQUEST_GPA,
 			      r->len ?: len, r->a3);
