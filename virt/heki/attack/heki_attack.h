@@ -112,6 +112,8 @@ void write_through_direct_map(struct attack_report *report, const u8 *target);
 const u8 *find_padding(void);
 void attack_text_direct_map(struct attack_report *report);
 void attack_text_vmap(struct attack_report *report);
+void attack_idt(struct attack_report *report);
+void attack_trampoline(struct attack_report *report);
 void attack_text_split(struct attack_report *report);
 void attack_rodata(struct attack_report *report);
 void attack_ro_after_init(struct attack_report *report);

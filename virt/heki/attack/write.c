@@ -126,6 +126,30 @@ void attack_text_direct_map(struct attack_report *report)
 		write_through_direct_map(report, target);
 }
 
+/* A byte that no CPU looks at, of the gate of a vector that is reserved. */
+void attack_idt(struct attack_report *report)
+{
+	struct desc_ptr idt;
+
+	store_idt(&idt);
+	write_through_direct_map(report, (u8 *)&((gate_desc *)idt.address)[31].reserved);
+}
+
+/* What starts other CPUs: the only code below 1 MiB. None is being started. */
+void attack_trampoline(struct attack_report *report)
+{
+	struct leaf leaf;
+
+	for (unsigned long phys = 0; phys < SZ_1M; phys += PAGE_SIZE) {
+		if (leaf_find(&leaf, (unsigned long)__va(phys)) &&
+		    leaf_size(&leaf) == PAGE_SIZE && !(leaf.old & (_PAGE_RW | _PAGE_NX))) {
+			write_through_direct_map(report, __va(phys));
+			return;
+		}
+	}
+	attack_say(report, ATTACK_INCONCLUSIVE, "no trampoline found");
+}
+
 void attack_text_vmap(struct attack_report *report)
 {
 	const u8 *target = find_target(report);
