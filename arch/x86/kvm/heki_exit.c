@@ -151,12 +151,17 @@ void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va
 {
 	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
 	struct heki_exit *denial = &vcpu->arch.heki.denial;
+	bool pauses;
 
 	if (denied >= HEKI_CLASS_COUNT || heki->action[denied] == HEKI_ACTION_GP)
 		return;
 
-	/* One instruction may be denied more than once: the first time counts. */
-	if (!denial->kind) {
+	/*
+	 * One instruction may be denied more than once: what pauses the VM counts,
+	 * else the first time.
+	 */
+	pauses = heki->action[denied] == HEKI_ACTION_PAUSE;
+	if (!denial->kind || (pauses && !(denial->flags & HEKI_EXIT_IS_PAUSE))) {
 		*denial = (struct heki_exit){
 			.kind = HEKI_EXIT_DENIAL,
 			.denied = denied,
@@ -164,7 +169,7 @@ void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va
 		};
 		heki_describe_denial(vcpu, denial, va, reg, index, bits);
 	}
-	if (heki->action[denied] == HEKI_ACTION_PAUSE) {
+	if (pauses) {
 		denial->flags |= HEKI_EXIT_IS_PAUSE;
 		heki_pause(vcpu->kvm);
 	}
@@ -175,8 +180,12 @@ void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va
 bool __kvm_heki_check_exit(struct kvm_vcpu *vcpu)
 {
 	struct heki_exit exit = vcpu->arch.heki.denial;
-	bool paused = READ_ONCE(vcpu->kvm->arch.heki->paused);
+	bool paused;
 
+	/* A RESUME since then was for another denial. */
+	if (exit.kind && exit.flags & HEKI_EXIT_IS_PAUSE)
+		heki_pause(vcpu->kvm);
+	paused = READ_ONCE(vcpu->kvm->arch.heki->paused);
 	vcpu->arch.heki.denial.kind = 0;
 	if (!exit.kind && !paused)
 		return false;

@@ -361,8 +361,8 @@ struct heki_profile {
 /**
  * struct heki_caps - what this host can do for this VM
  * @version:	HEKI_ABI_VERSION
- * @protections: HEKI_PROT_* that can be enforced. HEKI_PROT_EXEC needs vCPUs
- *		without VMX and SVM, too.
+ * @protections: HEKI_PROT_* that can be enforced. HEKI_PROT_EXEC, HEKI_PROT_MSR and
+ *		HEKI_PROT_DT need vCPUs without VMX and SVM, too.
  * @cr0_pinnable: CR0 bits that can be pinned
  * @cr4_pinnable: CR4 bits that can be pinned
  * @patch:	HEKI_PATCH_* and HEKI_TARGET_* of a VM with a profile
@@ -384,10 +384,11 @@ struct heki_caps {
 /**
  * struct heki_policy - what the guest may do, and what the VMM wants to hear of
  * @version:	HEKI_ABI_VERSION
- * @allowed:	HEKI_PROT_* that the guest may ask for. HEKI_PROT_EXEC needs the
- *		two others: what runs is not written, and SMEP is pinned.
- * @consent:	1 << HEKI_OP_* of each operation that the VMM is asked about: all
- *		but HEKI_OP_QUERY
+ * @allowed:	HEKI_PROT_* that the guest may ask for. HEKI_PROT_EXEC needs
+ *		HEKI_PROT_WRITE and HEKI_PROT_CR: what runs is not written, and SMEP
+ *		is pinned.
+ * @consent:	1 << HEKI_OP_* of each operation that the VMM is asked about: SEAL,
+ *		PATCH, GRANT and RELEASE can be
  * @write:	HEKI_ACTION_* of HEKI_CLASS_WRITE
  * @exec:	HEKI_ACTION_* of HEKI_CLASS_EXEC
  * @reg:	HEKI_ACTION_* of HEKI_CLASS_REGISTER

@@ -139,7 +139,7 @@ pub const HEKI_KIND_IDT: u32 = 5;
 pub const HEKI_KIND_TRAMPOLINE: u32 = 6;
 /// Kind: executable, with nothing but INT3 in it.
 pub const HEKI_KIND_POOL: u32 = 7;
-/// Kind: an ftrace trampoline; only a GRANT makes one.
+/// Kind: an ftrace trampoline; the host finds it, no request names it.
 pub const HEKI_KIND_FTRACE: u32 = 8;
 /// Number of kinds; the first value that is none.
 pub const HEKI_KIND_COUNT: u32 = 9;

@@ -9,8 +9,7 @@ use super::{
     abi,
     refusal::Refusal,
     registers,
-    request::Request,
-    verdict::Access, //
+    request::Request, //
 };
 
 /// The operations that consent can be asked for, as bits `1 << HEKI_OP_*`.
@@ -143,16 +142,6 @@ impl Policy {
         match 1u32.checked_shl(op) {
             Some(bit) => self.consent & bit != 0,
             None => false,
-        }
-    }
-
-    /// What a denial of `access` does.
-    pub const fn action(&self, access: Access) -> Action {
-        match access {
-            Access::Write => self.write,
-            Access::Fetch => self.exec,
-            Access::Register => self.register,
-            Access::Patch => self.patch,
         }
     }
 

@@ -8,7 +8,10 @@
 
 use super::{
     super::abi,
-    insn::Insn,
+    insn::{
+        Insn,
+        INT3, //
+    },
     kind_of,
     pads,
     probes,
@@ -37,7 +40,7 @@ pub fn check(site: &abi::Site, env: &Env<'_>, text: &impl Text) -> Result<(), De
     match (old, new) {
         ([old], [new]) => return check_breakpoint(site.va, *old, *new, env),
         _ if site.len == u64::from(abi::HEKI_SLOT_BYTES) => {
-            return check_slot(site.va, new, env, text)
+            return check_slot(site.va, old, new, env, text)
         }
         _ if Some(site.len) == pads::len(env) => return pads::check(site.va, old, new, env, text),
         _ => {}
@@ -72,12 +75,24 @@ fn check_breakpoint(va: u64, old: u8, new: u8, env: &Env<'_>) -> Result<(), Deni
     }
 }
 
-/// Checks a change of a whole slot, whatever was in it, to `new`.
-fn check_slot(va: u64, new: &[u8], env: &Env<'_>, text: &impl Text) -> Result<(), Denied> {
-    let is_pool = text.kind(va) == Some(abi::HEKI_KIND_POOL);
-    let slot = new.first_chunk().filter(|_| is_pool && probes::is_slot(va));
-    let slot = slot.ok_or(Denied::Unlisted)?;
-    if env.probes.iter().any(|probe| probe.is_copy(va, slot)) {
+/// Checks a change of a whole slot, which is empty or in use as one, to `new`. Other things lie in
+/// pages of the pool too.
+fn check_slot(
+    va: u64,
+    old: &[u8],
+    new: &[u8],
+    env: &Env<'_>,
+    text: &impl Text,
+) -> Result<(), Denied> {
+    if text.kind(va) != Some(abi::HEKI_KIND_POOL) || !probes::is_slot(va) {
+        return Err(Denied::Unlisted);
+    }
+    let is_copy = |bytes: &[u8]| {
+        let slot = bytes.first_chunk();
+        slot.is_some_and(|slot| env.probes.iter().any(|probe| probe.is_copy(va, slot)))
+    };
+    let was_slot = old.iter().all(|&byte| byte == INT3) || is_copy(old);
+    if was_slot && is_copy(new) {
         Ok(())
     } else {
         Err(Denied::Content)

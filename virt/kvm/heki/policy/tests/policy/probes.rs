@@ -252,6 +252,24 @@ fn slots_that_are_none() {
 }
 
 #[test]
+fn what_is_no_slot_is_kept() {
+    let toy = Toy::new();
+    let slot = |content: &[u8]| [content, &vec![0xcc; 15 - content.len()]].concat();
+    let copy = slot(&toy.peek(PROBED + 4, 3));
+    let judged = |old: &[u8]| judge(&toy, SLOT, old, &copy);
+    assert_eq!(judged(&slot(&[])), Ok(()));
+    assert_eq!(judged(&slot(&load_at(&toy, SLOT))), Ok(()));
+    // A thunk of ITS, in the middle and at the end, and other code.
+    for old in [
+        slot(&[0xcc, 0xcc, 0xff, 0xe0, 0xcc]),
+        [&[0xcc; 12][..], &[0x41, 0xff, 0xe3]].concat(),
+        slot(&[0x90]),
+    ] {
+        assert_eq!(judged(&old), Err(Content), "{old:x?}");
+    }
+}
+
+#[test]
 fn slots_with_a_copy() {
     let toy = Toy::new();
     for slot in (0..273).map(|index| POOL + 15 * index) {

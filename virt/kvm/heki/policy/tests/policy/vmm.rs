@@ -5,8 +5,7 @@
 use heki_abi::*;
 use heki_policy::refusal::Refusal;
 use heki_policy::request::{Caps, Request};
-use heki_policy::verdict::Access;
-use heki_policy::vmm::{Action, Answer, BadPolicy, Policy, CONSENT};
+use heki_policy::vmm::{Answer, BadPolicy, Policy, CONSENT};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
 
@@ -73,14 +72,9 @@ fn without_a_policy_all_is_allowed_and_nothing_exits() {
     let policy = Policy::default();
     assert!(policy.allows(HEKI_PROT_ALL));
     assert!((0..64).all(|op| !policy.asks(op)));
-    for access in [
-        Access::Write,
-        Access::Fetch,
-        Access::Register,
-        Access::Patch,
-    ] {
-        assert_eq!(policy.action(access), Action::Gp);
-    }
+    let wire = policy.abi();
+    let actions = [wire.write, wire.exec, wire.reg, wire.patch];
+    assert_eq!(actions, [HEKI_ACTION_GP; 4]);
 }
 
 #[test]
@@ -102,18 +96,14 @@ fn a_query_needs_no_consent() {
 
 #[test]
 fn every_class_has_its_own_action() {
-    let policy = Policy::parse(&heki_abi::Policy {
+    let wanted = heki_abi::Policy {
         write: HEKI_ACTION_EXIT,
         exec: HEKI_ACTION_PAUSE,
         reg: HEKI_ACTION_GP,
         patch: HEKI_ACTION_EXIT,
         ..wire()
-    })
-    .unwrap();
-    assert_eq!(policy.action(Access::Write), Action::Exit);
-    assert_eq!(policy.action(Access::Fetch), Action::Pause);
-    assert_eq!(policy.action(Access::Register), Action::Gp);
-    assert_eq!(policy.action(Access::Patch), Action::Exit);
+    };
+    assert_eq!(Policy::parse(&wanted).map(|policy| policy.abi()), Ok(wanted));
 }
 
 const WP: u64 = 1 << 16;
