@@ -3,7 +3,8 @@
 //! Tables of jump labels, static calls and ftrace sites: what is dropped, what is taken, in what order it ends.
 
 use heki_abi::{
-    Area, HEKI_AREA_FROZEN, HEKI_AREA_RETURN_THUNK, HEKI_AREA_RO_AFTER_INIT, HEKI_AREA_STATIC_RETURN,
+    Area, HEKI_AREA_FROZEN, HEKI_AREA_RETURN_THUNK, HEKI_AREA_RO_AFTER_INIT,
+    HEKI_AREA_STATIC_RETURN,
 };
 use heki_policy::patch::sites::{self, Rule, Site};
 use proptest::prelude::*;

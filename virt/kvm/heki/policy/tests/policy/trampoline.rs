@@ -269,6 +269,8 @@ proptest! {
         for (at, byte) in spoilt {
             page[at] = byte;
         }
-        prop_assert_eq!(changes::page(&page, COPY, &toy).is_some(), page == good);
+        // One byte of the call may make it another function of the type of tracers.
+        let legal = page == good || page == trampoline(&toy, COPY, STUB);
+        prop_assert_eq!(changes::page(&page, COPY, &toy).is_some(), legal);
     }
 }

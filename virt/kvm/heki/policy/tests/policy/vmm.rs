@@ -103,11 +103,15 @@ fn every_class_has_its_own_action() {
         patch: HEKI_ACTION_EXIT,
         ..wire()
     };
-    assert_eq!(Policy::parse(&wanted).map(|policy| policy.abi()), Ok(wanted));
+    assert_eq!(
+        Policy::parse(&wanted).map(|policy| policy.abi()),
+        Ok(wanted)
+    );
 }
 
 const WP: u64 = 1 << 16;
 const SMEP: u64 = 1 << 20;
+const LSTAR: u32 = 0xc000_0082;
 
 /// A SEAL that takes the `protections`, and its caps.
 fn seal(protections: u32) -> (Vec<u8>, Caps) {
@@ -132,6 +136,15 @@ fn seal(protections: u32) -> (Vec<u8>, Caps) {
             index: 0,
             mask: SMEP,
         });
+    }
+    for (protection, reg, index) in [
+        (HEKI_PROT_MSR, HEKI_REG_MSR, LSTAR),
+        (HEKI_PROT_DT, HEKI_REG_IDTR, 0),
+    ] {
+        if protections & protection != 0 {
+            let mask = 1 << 12;
+            pins.push(heki_abi::Pin { reg, index, mask });
+        }
     }
     let header = heki_abi::Seal {
         version: HEKI_ABI_VERSION,
@@ -169,8 +182,11 @@ fn a_seal_takes_no_more_than_is_allowed() {
             0,
             1,
             HEKI_PROT_CR,
+            HEKI_PROT_MSR,
+            HEKI_PROT_DT,
             HEKI_PROT_CR | HEKI_PROT_WRITE,
             HEKI_PROT_CR | HEKI_PROT_WRITE | HEKI_PROT_EXEC,
+            HEKI_PROT_ALL,
         ] {
             let (bytes, caps) = seal(taken);
             let request = Request::parse(&bytes, &caps).unwrap();
@@ -225,7 +241,7 @@ proptest! {
         let [allowed, consent, write, exec, reg, patch] = numbers;
         let wire = heki_abi::Policy { version, allowed, consent, write, exec, reg, patch, reserved };
         let known = version == HEKI_ABI_VERSION && reserved == 0
-            && [0, 1, 4, 5, 7].contains(&allowed)
+            && allowed < 32 && (allowed & 2 == 0 || allowed & 5 == 5)
             && consent & 1 == 0 && consent < 32
             && [write, exec, reg, patch].iter().all(|&action| action < 3);
         match Policy::parse(&wire) {
