@@ -2,9 +2,10 @@
 
 //! Opening the files that the user names.
 //!
-//! Used by `boot.rs` and `profile.rs`, which judge what is in them. Locks: none.
+//! Used by `boot.rs`, `policy.rs` and `profile.rs`, which judge what is in them. Locks: none.
 
 use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use crate::exit::Error;
@@ -20,6 +21,17 @@ pub(crate) fn open(what: &'static str, path: &Path) -> Result<(File, u64), Error
         Ok((file, metadata.len()))
     };
     open().map_err(read_error(what, path))
+}
+
+/// Reads a regular file of text; `what` is its role. What is longer than `max` bytes is cut, one byte
+/// behind them.
+pub(crate) fn read_text(what: &'static str, path: &Path, max: u64) -> Result<String, Error> {
+    let (file, _) = open(what, path)?;
+    let mut text = String::new();
+    file.take(max.saturating_add(1))
+        .read_to_string(&mut text)
+        .map_err(read_error(what, path))?;
+    Ok(text)
 }
 
 /// For `map_err` on a read of that file.

@@ -7,7 +7,6 @@
 
 #![deny(unsafe_code)]
 
-use std::io::Read;
 use std::path::{
     Path,
     PathBuf, //
@@ -134,11 +133,7 @@ pub(crate) struct Flaw(String);
 impl Policy {
     /// Reads the policy in the file `path`.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
-        let (file, _) = files::open("policy", path)?;
-        let mut text = String::new();
-        file.take(MAX_BYTES)
-            .read_to_string(&mut text)
-            .map_err(files::read_error("policy", path))?;
+        let text = files::read_text("policy", path, MAX_BYTES)?;
         Self::parse(&text).map_err(|flaw| Error::Policy {
             path: PathBuf::from(path),
             flaw,

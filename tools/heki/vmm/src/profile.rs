@@ -19,6 +19,7 @@
 
 mod elf;
 mod freeze;
+mod list;
 mod probes;
 
 use std::collections::BTreeSet;

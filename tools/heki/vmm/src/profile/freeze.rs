@@ -11,19 +11,18 @@ use std::collections::{
     BTreeMap,
     BTreeSet, //
 };
-use std::io::Read;
 use std::path::{
     Path,
     PathBuf, //
 };
 
 use crate::exit::Error;
-use crate::files;
 
 use super::elf::{
     Kind,
     Symbol, //
 };
+use super::list;
 use super::MAX_ENTRIES;
 
 /// Frozen unless a file says otherwise: what guards security and is set while the kernel boots,
@@ -63,8 +62,6 @@ const BUILT_IN: &[&str] = &[
     "x32_enabled_skey",
 ];
 
-/// Longest freeze file, in bytes.
-const MAX_FILE: u64 = 1 << 20;
 /// Bytes of `struct static_key` and of `struct static_call_key`.
 const KEY_BYTES: usize = 16;
 
@@ -95,15 +92,7 @@ impl Freeze {
 
     /// Reads a list from a file.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let (file, len) = files::open("freeze list", path)?;
-        let mut text = String::new();
-        file.take(MAX_FILE)
-            .read_to_string(&mut text)
-            .map_err(files::read_error("freeze list", path))?;
-        let entries = match len {
-            ..=MAX_FILE => parse(&text),
-            _ => Err(format!("it is larger than {} KiB", MAX_FILE >> 10)),
-        };
+        let entries = list::open("freeze list", path, parse)?;
         Ok(Freeze {
             path: Some(path.to_path_buf()),
             entries: entries.map_err(refusal(path))?,
@@ -157,11 +146,7 @@ impl Entry {
     /// A symbol's name, or the beginning of one and a `*`.
     fn parse(line: usize, text: &str) -> Option<Self> {
         let name = text.strip_suffix('*').unwrap_or(text);
-        let is_symbol = |c: char| c.is_ascii_alphanumeric() || "_.$".contains(c);
-        if name.is_empty() || !name.chars().all(is_symbol) {
-            return None;
-        }
-        Some(Entry {
+        list::is_symbol(name).then(|| Entry {
             line,
             name: name.into(),
             wildcard: name.len() < text.len(),
@@ -187,20 +172,13 @@ fn refusal(path: &Path) -> impl FnOnce(String) -> Error {
     move |reason| Error::Freeze { path, reason }
 }
 
-/// One name in a line; `#` begins a comment.
+/// One name in a line.
 fn parse(text: &str) -> Result<Vec<Entry>, String> {
-    let lines = (1..).zip(text.lines());
-    let names = lines.map(|(line, text)| (line, text.split('#').next().unwrap_or(text).trim()));
-    let entry = |(line, text): (usize, &str)| {
-        Entry::parse(line, text).ok_or_else(|| {
-            let text = text.escape_debug();
-            format!("line {line}: \"{text}\" is neither a symbol nor the beginning of one and a *")
-        })
-    };
-    names
-        .filter(|(_, text)| !text.is_empty())
-        .map(entry)
-        .collect()
+    list::parse(
+        text,
+        "a symbol nor the beginning of one and a *",
+        Entry::parse,
+    )
 }
 
 /// The addresses of the keys in `symbol`, which may be an array of them.

@@ -9,7 +9,6 @@
 #![deny(unsafe_code)]
 
 use std::collections::BTreeSet;
-use std::io::Read;
 use std::path::{
     Path,
     PathBuf, //
@@ -18,15 +17,13 @@ use std::path::{
 use heki_abi::HEKI_MAX_PROBES;
 
 use crate::exit::Error;
-use crate::files;
 
 use super::elf::{
     Kind,
     Symbol, //
 };
+use super::list;
 
-/// Longest file, in bytes.
-const MAX_FILE: u64 = 1 << 20;
 const MAX_PROBES: usize = HEKI_MAX_PROBES as usize;
 
 /// Places in functions.
@@ -46,15 +43,7 @@ struct Entry {
 impl Probes {
     /// Reads a list from a file.
     pub(super) fn open(path: &Path) -> Result<Self, Error> {
-        let (file, len) = files::open("list of breakpoints", path)?;
-        let mut text = String::new();
-        file.take(MAX_FILE)
-            .read_to_string(&mut text)
-            .map_err(files::read_error("list of breakpoints", path))?;
-        let entries = match len {
-            ..=MAX_FILE => parse(&text),
-            _ => Err(format!("it is larger than {} KiB", MAX_FILE >> 10)),
-        };
+        let entries = list::open("list of breakpoints", path, parse)?;
         Ok(Probes {
             path: path.to_path_buf(),
             entries: entries.map_err(refusal(path))?,
@@ -92,9 +81,7 @@ impl Entry {
             Some((function, offset)) => (function.trim_end(), number(offset.trim_start())?),
             None => (text, 0),
         };
-        let is_symbol = |c: char| c.is_ascii_alphanumeric() || "_.$".contains(c);
-        let good = !function.is_empty() && function.chars().all(is_symbol);
-        good.then(|| Entry {
+        list::is_symbol(function).then(|| Entry {
             line,
             function: function.into(),
             offset,
@@ -143,22 +130,13 @@ fn refusal(path: &Path) -> impl FnOnce(String) -> Error {
     move |reason| Error::Probes { path, reason }
 }
 
-/// One place in a line; `#` begins a comment.
+/// One place in a line.
 fn parse(text: &str) -> Result<Vec<Entry>, String> {
-    let lines = (1..).zip(text.lines());
-    let places = lines.map(|(line, text)| (line, text.split('#').next().unwrap_or(text).trim()));
-    let entry = |(line, text): (usize, &str)| {
-        Entry::parse(line, text).ok_or_else(|| {
-            let text = text.escape_debug();
-            format!(
-                "line {line}: \"{text}\" is neither a function nor one and an offset (name+0x10)"
-            )
-        })
-    };
-    places
-        .filter(|(_, text)| !text.is_empty())
-        .map(entry)
-        .collect()
+    list::parse(
+        text,
+        "a function nor one and an offset (name+0x10)",
+        Entry::parse,
+    )
 }
 
 #[cfg(test)]
