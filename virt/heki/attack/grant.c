@@ -167,14 +167,12 @@ void attack_grant_pool(struct attack_report *report)
 
 void attack_release_text(struct attack_report *report)
 {
-	const u8 *padding = find_padding();
+	const u8 *padding = find_target(report);
 	const void *page = (void *)((unsigned long)padding & PAGE_MASK);
 	long ret;
 
-	if (!padding) {
-		attack_say(report, ATTACK_INCONCLUSIVE, "no padding found in text");
+	if (!padding)
 		return;
-	}
 	if (!host_serves_patch()) {
 		write_through_direct_map(report, padding);
 		return;

@@ -109,7 +109,7 @@ void meanwhile_end(struct meanwhile *meanwhile);
 
 /* write.c */
 void write_through_direct_map(struct attack_report *report, const u8 *target);
-const u8 *find_padding(void);
+const u8 *find_target(struct attack_report *report);
 void attack_text_direct_map(struct attack_report *report);
 void attack_text_vmap(struct attack_report *report);
 void attack_idt(struct attack_report *report);

@@ -229,12 +229,10 @@ static void change(struct attack_report *report, unsigned int nr, unsigned int b
 
 void attack_patch_unlisted(struct attack_report *report)
 {
-	const u8 *padding = find_padding();
+	const u8 *padding = find_target(report);
 
-	if (!padding) {
-		attack_say(report, ATTACK_INCONCLUSIVE, "no padding found in text");
+	if (!padding)
 		return;
-	}
 	set_site(&request->sites[0], padding, nop5, sizeof(nop5));
 	change(report, 1, 0);
 }
@@ -273,12 +271,10 @@ void attack_patch_shifted(struct attack_report *report)
 
 void attack_patch_across(struct attack_report *report)
 {
-	const u8 *padding = find_padding();
+	const u8 *padding = find_target(report);
 
-	if (!padding) {
-		attack_say(report, ATTACK_INCONCLUSIVE, "no padding found in text");
+	if (!padding)
 		return;
-	}
 	/* Without a host to ask he writes the padding: others may run what lies there. */
 	if (host_serves_patch())
 		padding = (u8 *)PAGE_ALIGN((unsigned long)padding) - 2;

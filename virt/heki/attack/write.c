@@ -81,7 +81,7 @@ static bool find_text(struct leaf *leaf)
 }
 
 /* A byte of padding between two functions: never run, the same on every CPU. */
-const u8 *find_padding(void)
+static const u8 *find_padding(void)
 {
 	struct leaf leaf;
 	const u8 *byte, *end;
@@ -99,7 +99,8 @@ const u8 *find_padding(void)
 	return NULL;
 }
 
-static const u8 *find_target(struct attack_report *report)
+/* What the attacks on text write; says so if there is none. */
+const u8 *find_target(struct attack_report *report)
 {
 	const u8 *target = find_padding();
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=dash
+# shellcheck shell=dash source=tools/testing/selftests/heki/tap.sh
 #
 # What a sealed kernel goes on doing although it changes its text, and what it
 # refuses early: tracing, static keys and calls, CPU hotplug, probes.
@@ -16,31 +16,7 @@ tracing=/sys/kernel/tracing
 living=/sys/kernel/debug/heki_living
 clocks=/sys/devices/system/clocksource/clocksource0
 cpu=/sys/devices/system/cpu/cpu1/online
-count=0
-failed=0
-
-ok() {
-	count=$((count + 1))
-	echo "ok $count $1"
-}
-
-not_ok() {
-	count=$((count + 1))
-	failed=$((failed + 1))
-	echo "not ok $count $1"
-}
-
-skip() {
-	count=$((count + 1))
-	echo "ok $count $1 # SKIP $2"
-}
-
-# check NAME COMMAND...: ok if the command succeeds.
-check() {
-	local name="$1"
-	shift
-	if "$@"; then ok "$name"; else not_ok "$name"; fi
-}
+. "$(dirname "$0")/tap.sh"
 
 log_has() { dmesg | grep -q "$1"; }
 served() { log_has "heki: changes of text: $1: made and checked by the host"; }
@@ -329,5 +305,4 @@ else
 fi
 test_log
 test_refused
-echo "1..$count"
-[ $failed = 0 ]
+finish

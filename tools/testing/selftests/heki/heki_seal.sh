@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=dash
+# shellcheck shell=dash source=tools/testing/selftests/heki/tap.sh
 #
 # Loading heki_guest: what is refused and with which words, and the seal itself.
 #
@@ -11,31 +11,7 @@
 #
 # Skipped without an argument: a seal is nothing to do to a machine unasked.
 
-count=0
-failed=0
-
-ok() {
-	count=$((count + 1))
-	echo "ok $count $1"
-}
-
-not_ok() {
-	count=$((count + 1))
-	failed=$((failed + 1))
-	echo "not ok $count $1"
-}
-
-skip() {
-	count=$((count + 1))
-	echo "ok $count $1 # SKIP $2"
-}
-
-# check NAME COMMAND...: ok if the command succeeds.
-check() {
-	local name="$1"
-	shift
-	if "$@"; then ok "$name"; else not_ok "$name"; fi
-}
+. "$(dirname "$0")/tap.sh"
 
 # try PARAMS...: load heki_guest; $error holds what modprobe said.
 try() {
@@ -150,5 +126,4 @@ bare | foreign) test_run=$1 ;;
 esac
 echo "TAP version 13"
 $test_run
-echo "1..$count"
-[ $failed = 0 ]
+finish
