@@ -73,19 +73,16 @@ pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
     }
     match u32::try_from(call.op) {
         Ok(abi::HEKI_OP_QUERY) => {
-            let ret = query(vm, vcpu, call).map_or_else(errno, |()| 0);
-            verdict::queried(vcpu, ret);
-            ret
+            let outcome = query(vm, vcpu, call);
+            told(vcpu, outcome)
         }
         Ok(abi::HEKI_OP_FROZEN) => {
-            let ret = frozen(vm, vcpu, call).map_or_else(errno, |()| 0);
-            verdict::queried(vcpu, ret);
-            ret
+            let outcome = frozen(vm, vcpu, call);
+            told(vcpu, outcome)
         }
         Ok(abi::HEKI_OP_QUERY_PIN) => {
-            let ret = query_pin(vm, vcpu, call).map_or_else(errno, |()| 0);
-            verdict::queried(vcpu, ret);
-            ret
+            let outcome = query_pin(vm, vcpu, call);
+            told(vcpu, outcome)
         }
         Ok(
             op @ (abi::HEKI_OP_SEAL
@@ -95,6 +92,13 @@ pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
         ) => request(vm, vcpu, call, op),
         _ => errno(Refusal::BadOperation),
     }
+}
+
+/// Reports that the guest was told something, or not.
+fn told(vcpu: &Vcpu<'_>, outcome: Result<(), Refusal>) -> c_long {
+    let ret = outcome.map_or_else(errno, |()| 0);
+    verdict::queried(vcpu, ret);
+    ret
 }
 
 /// Serves what changes a VM, or asks the VMM first.

@@ -130,9 +130,7 @@ impl Refusal {
             Self::AlreadySealed | Self::WrongKernel | Self::NotSealed | Self::NoConsent => {
                 abi::KVM_EPERM
             }
-            Self::ExecUnsupported | Self::PinUnsupported | Self::NotAllowed => {
-                abi::KVM_EOPNOTSUPP
-            }
+            Self::ExecUnsupported | Self::PinUnsupported | Self::NotAllowed => abi::KVM_EOPNOTSUPP,
             Self::Fault => abi::KVM_EFAULT,
             Self::NotOptedIn | Self::BadOperation => abi::KVM_ENOSYS,
             Self::BadLength

@@ -171,8 +171,8 @@ fn site(va: u64, len: u8, key: u64, rule: Rule, env: &Env<'_>, text: &impl Text)
     if !matches!(kind, abi::HEKI_KIND_TEXT | abi::HEKI_KIND_MODULE_TEXT) {
         return None;
     }
-    let frozen = env.areas.is_frozen(key)
-        || env.profile.is_some_and(|profile| profile.is_frozen(key));
+    let frozen =
+        env.areas.is_frozen(key) || env.profile.is_some_and(|profile| profile.is_frozen(key));
     let rule = if frozen { Rule::Frozen } else { rule };
     Some(Site { va, len, rule })
 }
