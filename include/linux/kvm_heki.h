@@ -57,8 +57,9 @@ struct kvm_heki {
  * @request:	Rust's copy of the request that user space is asked about
  * @rip:	linear address of the instruction that made it
  * @complete:	KVM's end of a hypercall
+ * @is_reset:	user space put the vCPU into its reset state, and it has not run since
  *
- * Protected by vcpu->mutex.
+ * Protected by vcpu->mutex; @is_reset is cleared under kvm->slots_lock too.
  */
 struct kvm_heki_vcpu {
 	struct heki_exit denial;
@@ -66,6 +67,7 @@ struct kvm_heki_vcpu {
 	void *request;
 	unsigned long rip;
 	int (*complete)(struct kvm_vcpu *vcpu);
+	bool is_reset;
 };
 #else
 struct kvm_heki_vcpu { };

@@ -172,30 +172,6 @@ static void heki_device_release(struct kvm_device *dev)
 	kfree(dev);
 }
 
-/* Back to Open. Every vCPU is out of KVM_RUN, so nothing runs on old rights. */
-static int heki_device_reset(struct kvm *kvm)
-{
-	struct kvm_vcpu *vcpu;
-	unsigned long i;
-
-	guard(mutex)(&kvm->lock);
-
-	if (kvm_is_vcpu_creation_in_progress(kvm) || kvm_trylock_all_vcpus(kvm))
-		return -EBUSY;
-
-	mutex_lock(&kvm->slots_lock);
-	__kvm_heki_reset(kvm->arch.heki, kvm);
-	mutex_unlock(&kvm->slots_lock);
-
-	/* What the old guest asked for, or did, does not touch the next one. */
-	WRITE_ONCE(kvm->arch.heki->paused, 0);
-	kvm_for_each_vcpu(i, vcpu, kvm)
-		kvm_heki_forget_vcpu(vcpu);
-
-	kvm_unlock_all_vcpus(kvm);
-	return 0;
-}
-
 /* Bytes of a profile with this header, zero if one of its arrays is too long. */
 static size_t heki_profile_bytes(const struct heki_profile *header)
 {
@@ -302,7 +278,7 @@ static int heki_device_set_attr(struct kvm_device *dev, struct kvm_device_attr *
 		return -EINVAL;
 	switch (attr->attr) {
 	case KVM_DEV_HEKI_RESET:
-		return attr->addr ? -EINVAL : heki_device_reset(dev->kvm);
+		return attr->addr ? -EINVAL : kvm_heki_reset_by_device(dev->kvm);
 	case KVM_DEV_HEKI_PROFILE:
 		return heki_device_set_profile(dev->kvm, u64_to_user_ptr(attr->addr));
 	case KVM_DEV_HEKI_POLICY:
@@ -590,6 +566,9 @@ EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_heki_set_idt_exits);
 /* After a change of pins or of the allow-list, on the vCPU itself. */
 void kvm_heki_reload(struct kvm_vcpu *vcpu)
 {
+	if (vcpu->arch.heki.is_reset)
+		kvm_heki_reset_by_vcpus(vcpu);
+
 	/* An unpaged vCPU moves to the root that fits the allow-list. */
 	kvm_mmu_reset_context(vcpu);
 

@@ -31,6 +31,9 @@ void __kvm_heki_init_vm(struct kvm *kvm);
 void __kvm_heki_destroy_vm(struct kvm *kvm);
 void kvm_heki_create_debugfs(struct kvm *kvm);
 void kvm_heki_reload(struct kvm_vcpu *vcpu);
+int kvm_heki_reset_by_device(struct kvm *kvm);
+void kvm_heki_reset_by_vcpus(struct kvm_vcpu *vcpu);
+void __kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs);
 void kvm_heki_forget_vcpu(struct kvm_vcpu *vcpu);
 bool __kvm_heki_check_exit(struct kvm_vcpu *vcpu);
 int __kvm_heki_serve(struct kvm_vcpu *vcpu, u64 op, u64 gpa, u64 len, u64 flags,
@@ -94,6 +97,13 @@ static inline void kvm_heki_init_vcpu(struct kvm_vcpu *vcpu)
 static inline void kvm_heki_destroy_vcpu(struct kvm_vcpu *vcpu)
 {
 	kvm_heki_forget_vcpu(vcpu);
+}
+
+/* User space has loaded the vCPU's registers. */
+static inline void kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
+{
+	if (kvm_heki_vm(vcpu->kvm))
+		__kvm_heki_set_sregs(vcpu, sregs);
 }
 
 /* True to leave for user space, which kvm_run tells why. */
@@ -240,6 +250,7 @@ static inline void kvm_heki_reload(struct kvm_vcpu *vcpu) { }
 
 static inline void kvm_heki_init_vcpu(struct kvm_vcpu *vcpu) { }
 static inline void kvm_heki_destroy_vcpu(struct kvm_vcpu *vcpu) { }
+static inline void kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs) { }
 
 static inline bool kvm_heki_check_exit(struct kvm_vcpu *vcpu)
 {

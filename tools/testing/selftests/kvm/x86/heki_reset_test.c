@@ -207,6 +207,107 @@ HEKI_TEST(reset, is_refused_while_a_vcpu_runs)
 }
 
 /*
+ * By a VMM that knows no Heki: all vCPUs in their reset state
+ */
+
+#define RESET_SLOT	12
+#define RESET_PAGE	0xfffff000ull
+#define RESET_RIP	0xfff0
+#define RESET_PORT	0x80
+
+/* Whether the administrator lets that end a seal. */
+static bool vcpus_may_reset(void)
+{
+	return get_kvm_param_bool("heki_reset_by_vcpus");
+}
+
+/* The code that a vCPU runs first: OUT, so that KVM_RUN returns. */
+static void put_reset_code(struct heki_vm *h)
+{
+	const u8 out[] = { 0xe6, RESET_PORT };
+
+	vm_userspace_mem_region_add(h->vm, VM_MEM_SRC_ANONYMOUS, RESET_PAGE, RESET_SLOT, 1, 0);
+	memcpy(addr_gpa2hva(h->vm, RESET_PAGE + (RESET_RIP & (PAGE_SIZE - 1))), out, sizeof(out));
+}
+
+/* What a guest's reset makes of the registers that count (SDM vol. 3A, 11.1.1). */
+static void put_in_reset_state(struct kvm_vcpu *vcpu)
+{
+	struct kvm_regs regs = { .rip = RESET_RIP, .rflags = 2 };
+	struct kvm_sregs sregs;
+
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.cs = (struct kvm_segment){
+		.base = 0xffff0000, .limit = 0xffff, .selector = 0xf000,
+		.type = 11, .present = 1, .s = 1,
+	};
+	sregs.cr0 = X86_CR0_ET | X86_CR0_NW | X86_CR0_CD;
+	sregs.cr3 = 0;
+	sregs.cr4 = 0;
+	sregs.efer = 0;
+	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_regs_set(vcpu, &regs);
+}
+
+/* Resets vCPUs [0, @nr), runs the first of them, and puts them back to where they were. */
+static void reset_vcpus(struct heki_vm *h, int nr)
+{
+	struct kvm_sregs sregs[NR_VCPUS];
+	struct kvm_regs regs[NR_VCPUS];
+	int i;
+
+	put_reset_code(h);
+	for (i = 0; i < nr; i++) {
+		vcpu_sregs_get(h->vcpu[i], &sregs[i]);
+		vcpu_regs_get(h->vcpu[i], &regs[i]);
+		put_in_reset_state(h->vcpu[i]);
+	}
+	vcpu_run(h->vcpu[0]);
+	TEST_ASSERT_KVM_EXIT_REASON(h->vcpu[0], KVM_EXIT_IO);
+	TEST_ASSERT_EQ(h->vcpu[0]->run->io.port, RESET_PORT);
+	for (i = 0; i < nr; i++) {
+		vcpu_sregs_set(h->vcpu[i], &sregs[i]);
+		vcpu_regs_set(h->vcpu[i], &regs[i]);
+	}
+}
+
+HEKI_TEST(reset, all_vcpus_in_reset_state_as_the_host_allows)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_seal_page(h, SEALED);
+	reset_vcpus(h, NR_VCPUS);
+	EXPECT_EQ(vcpus_may_reset() ? HEKI_STATE_OPEN : HEKI_STATE_SEALED, heki_query(h).state);
+	EXPECT_EQ(!vcpus_may_reset(), heki_is_sealed(h, h->vcpu[1], SEALED));
+	heki_poke(h, HEKI_PAGE(OTHER), HEKI_CALM);
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[1], OTHER));
+}
+
+HEKI_TEST(reset, one_vcpu_in_reset_state_ends_nothing)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_seal_page(h, SEALED);
+	reset_vcpus(h, 1);
+	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[1], SEALED));
+}
+
+/* The second vCPU has run since it was reset. */
+HEKI_TEST(reset, vcpus_in_reset_state_one_after_the_other_end_nothing)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_seal_page(h, SEALED);
+	reset_vcpus(h, 1);
+	put_in_reset_state(h->vcpu[1]);
+	vcpu_run(h->vcpu[1]);
+	TEST_ASSERT_KVM_EXIT_REASON(h->vcpu[1], KVM_EXIT_IO);
+	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+}
+
+/*
  * The end of a VM
  */
 
