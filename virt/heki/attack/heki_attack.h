@@ -140,6 +140,7 @@ void attack_patch_replay(struct attack_report *report);
 void attack_patch_batch(struct attack_report *report);
 void attack_patch_race(struct attack_report *report);
 void attack_patch_frozen(struct attack_report *report);
+void attack_jump_forged(struct attack_report *report);
 void attack_patch_rodata(struct attack_report *report);
 void attack_patch_data(struct attack_report *report);
 void attack_call_middle(struct attack_report *report);

@@ -90,6 +90,8 @@ static const struct attack attacks[] = {
 	  attack_patch_race },
 	{ "patch-frozen", ATTACK_WRITE, "have the host flip a key that the VMM froze",
 	  attack_patch_frozen },
+	{ "jump-forged", ATTACK_WRITE, "have the kernel flip such a key through a forged jump entry",
+	  attack_jump_forged },
 	{ "patch-rodata", ATTACK_WRITE, "have the host change read-only data",
 	  attack_patch_rodata },
 	{ "patch-data", ATTACK_WRITE, "have the host change data as if it were text",

@@ -54,6 +54,10 @@ static noinline __used bool frozen_branch(void)
 	return want_init_on_alloc(0);
 }
 
+/* A key of the attacker's own, and where he says that its site is. */
+static DEFINE_STATIC_KEY_FALSE(lever_key);
+static struct jump_entry forged;
+
 #define BRANCH		if (static_branch_unlikely(&crowd_key)) n++;
 #define BRANCH_4	BRANCH BRANCH BRANCH BRANCH
 #define BRANCH_16	BRANCH_4 BRANCH_4 BRANCH_4 BRANCH_4
@@ -421,6 +425,69 @@ void attack_patch_frozen(struct attack_report *report)
 	}
 	set_jump(&request->sites[0], entry);
 	change(report, 1, 0);
+}
+
+/* Says that the site of @entry, as it is, belongs to lever_key, which is off. */
+static void forge_jump(const struct jump_entry *entry)
+{
+	const u8 *va = (u8 *)jump_entry_code(entry);
+	bool jumps = *va == JMP8_INSN_OPCODE || *va == JMP32_INSN_OPCODE;
+
+	forged.code = jump_entry_code(entry) - (unsigned long)&forged.code;
+	forged.target = jump_entry_target(entry) - (unsigned long)&forged.target;
+	forged.key = (unsigned long)&lever_key.key - (unsigned long)&forged.key + jumps;
+}
+
+/*
+ * Has the kernel flip lever_key. Each of what is written for it is plain data.
+ * Returns whether the foreign site followed; then it followed back, too.
+ */
+static bool pull_lever(void)
+{
+	struct jump_entry *entries = THIS_MODULE->jump_entries;
+	unsigned int nr = THIS_MODULE->num_jump_entries;
+	struct static_key *lever = &lever_key.key;
+	unsigned long type = lever->type;
+	bool changed;
+
+	lever->type = (unsigned long)&forged | (type & JUMP_TYPE_MASK);
+	THIS_MODULE->jump_entries = &forged;
+	THIS_MODULE->num_jump_entries = 1;
+	static_key_enable(lever);
+	changed = has_changed(1);
+	if (changed)
+		static_key_disable(lever);
+	else
+		/* The kernel would miss what it takes for its own change. */
+		atomic_set(&lever->enabled, 0);
+	THIS_MODULE->num_jump_entries = nr;
+	THIS_MODULE->jump_entries = entries;
+	lever->type = type;
+	return changed;
+}
+
+void attack_jump_forged(struct attack_report *report)
+{
+	struct jump_entry *entry;
+	unsigned int nr;
+
+	entry = find_jumps(&init_on_alloc.key, &nr);
+	if (!entry) {
+		attack_say(report, ATTACK_ABSENT, "this kernel has no such key");
+		return;
+	}
+	set_jump(&request->sites[0], entry);
+	remember(1);
+	forge_jump(entry);
+	if (pull_lever()) {
+		attack_say(report, ATTACK_SUCCEEDED, "the site of a frozen key followed another key");
+	} else if (host_serves_patch()) {
+		/* Of the batch, and of the same site alone. */
+		report->denials = 2;
+		attack_say(report, ATTACK_DENIED, "the kernel asked in vain, unchanged");
+	} else {
+		attack_say(report, ATTACK_INCONCLUSIVE, "no change");
+	}
 }
 
 void attack_patch_rodata(struct attack_report *report)
