@@ -80,12 +80,15 @@ long heki_shim_hypercall(u64 op, u64 gpa, u64 len)
 	return kvm_hypercall4(KVM_HC_HEKI, op, gpa, len, 0);
 }
 
-/* Of memory from kmalloc(), which is contiguous, or within a page of a stack. */
+/*
+ * Of memory from kmalloc(), which is contiguous, or within a page of a stack,
+ * which for kgdb may be that of an exception.
+ */
 u64 heki_shim_gpa(const void *ptr)
 {
-	if (is_vmalloc_addr(ptr))
-		return page_to_phys(vmalloc_to_page(ptr)) + offset_in_page(ptr);
-	return virt_to_phys((void *)ptr);
+	if (virt_addr_valid(ptr))
+		return virt_to_phys((void *)ptr);
+	return slow_virt_to_phys((void *)ptr);
 }
 
 /* The IDT's page, 0 if this CPU has none. */

@@ -7,9 +7,10 @@
  * each of which one CPU flips both while another one runs them; "result" says
  * what came of it. "probe" puts a breakpoint on a function of the kernel and is
  * read as the hits of one call, "probe_text" as whether its text differs from what
- * it was; "foreign_probe" puts one where no list has it.
+ * it was; "foreign_probe" puts one where no list has it. Any number written to
+ * "kgdb" or "foreign_kgdb" has kgdb set a breakpoint there and take it away.
  *
- * Neighbours: none. Locks: living_lock, one request at a time.
+ * Neighbours: debugger.c. Locks: living_lock, one request at a time.
  */
 #define pr_fmt(fmt) "heki_living: " fmt
 
@@ -23,6 +24,10 @@
 #include <linux/seq_file.h>
 #include <linux/static_call.h>
 #include <linux/string.h>
+
+#include <asm/ibt.h>
+
+#include "heki_living.h"
 
 #define MAX_ROUNDS	1000000
 
@@ -161,6 +166,29 @@ static int put_foreign_probe(void *data, u64 value)
 }
 DEFINE_DEBUGFS_ATTRIBUTE(foreign_probe_fops, NULL, put_foreign_probe, "%llu\n");
 
+/* As a kprobe would, behind the ENDBR64 that a function may begin with. */
+static int break_at(void *function)
+{
+#ifdef CONFIG_X86_KERNEL_IBT
+	if (*(u32 *)function == gen_endbr())
+		function += ENDBR_INSN_SIZE;
+#endif
+	guard(mutex)(&living_lock);
+	return debugger_breakpoint(function);
+}
+
+static int put_kgdb(void *data, u64 value)
+{
+	return break_at(kstrtobool);
+}
+DEFINE_DEBUGFS_ATTRIBUTE(kgdb_fops, NULL, put_kgdb, "%llu\n");
+
+static int put_foreign_kgdb(void *data, u64 value)
+{
+	return break_at(sysfs_streq);
+}
+DEFINE_DEBUGFS_ATTRIBUTE(foreign_kgdb_fops, NULL, put_foreign_kgdb, "%llu\n");
+
 /* What the last race came to. */
 static u64 race_rounds, race_runs, race_wrong;
 
@@ -225,6 +253,8 @@ static int __init heki_living_init(void)
 	debugfs_create_file("probe", 0600, dir, NULL, &probe_fops);
 	debugfs_create_file("probe_text", 0400, dir, NULL, &probe_text_fops);
 	debugfs_create_file("foreign_probe", 0200, dir, NULL, &foreign_probe_fops);
+	debugfs_create_file("kgdb", 0200, dir, NULL, &kgdb_fops);
+	debugfs_create_file("foreign_kgdb", 0200, dir, NULL, &foreign_kgdb_fops);
 	debugfs_create_file("race", 0200, dir, NULL, &race_fops);
 	debugfs_create_file("result", 0400, dir, NULL, &result_fops);
 	return 0;

@@ -3,7 +3,7 @@
 # shellcheck shell=dash source=tools/testing/selftests/heki/tap.sh
 #
 # What a sealed kernel goes on doing although it changes its text, and what it
-# refuses early: tracing, static keys and calls, CPU hotplug, probes.
+# refuses early: tracing, static keys and calls, CPU hotplug, probes, kgdb.
 #
 #   heki_living.sh [HOTPLUG_ROUNDS [RACE_ROUNDS]]
 #
@@ -237,25 +237,39 @@ refused_probe() {
 	return 1
 }
 
-refused_foreign_probe() {
-	local error
-	error=$( (echo 1 >$living/foreign_probe) 2>&1) && return 1
+# fails_with ERROR COMMAND...: it fails, and says so.
+fails_with() {
+	local wanted="$1" error
+	shift
+	error=$("$@" 2>&1) && return 1
 	case $error in
-	*"not permitted"*) return 0 ;;
+	*"$wanted"*) return 0 ;;
 	*) return 1 ;;
 	esac
 }
 
+set_foreign() { echo 1 >"$living/foreign_$1"; }
+
 # refused_module COMMAND...: with EPERM, and heki says a word about modules in the log.
 refused_module() {
-	local error
 	dmesg -c >/dev/null
-	error=$("$@" 2>&1) && return 1
-	log_has "refused: loading or unloading a module: ." || return 1
-	case $error in
-	*"not permitted"*) return 0 ;;
-	*) return 1 ;;
-	esac
+	fails_with "not permitted" "$@" && log_has "refused: loading or unloading a module: ."
+}
+
+# kgdb stops all other CPUs, in a way that emulators are slow at: there is none.
+alone() {
+	[ ! -e $cpu ] || put 0 $cpu || return 1
+	"$@"
+	set -- $?
+	[ ! -e $cpu ] || put 1 $cpu || return 1
+	return "$1"
+}
+
+test_kgdb() {
+	check "a breakpoint of kgdb, of the list" alone put 1 $living/kgdb
+	dmesg -c >/dev/null
+	check "a breakpoint of kgdb off the list is refused" alone fails_with "not permitted" set_foreign kgdb
+	check "and the log says why kgdb was refused" log_has "refused: sysfs_streq.*breakpoints.*--probes"
 }
 
 compiler_off() { [ ! -e /proc/sys/net/core/bpf_jit_enable ] || [ "$(cat /proc/sys/net/core/bpf_jit_enable)" = 0 ]; }
@@ -263,7 +277,7 @@ compiler_off() { [ ! -e /proc/sys/net/core/bpf_jit_enable ] || [ "$(cat /proc/sy
 test_refused() {
 	check "a probe that needs a breakpoint is refused" refused_probe
 	check "and the log says why" log_has "refused: .*breakpoints.*--probes"
-	check "a module's probe off the list is refused" refused_foreign_probe
+	check "a module's probe off the list is refused" fails_with "not permitted" set_foreign probe
 	check "functions of heki_guest cannot be traced" [ "$(grep -c '\[heki_guest\]' $tracing/available_filter_functions)" = 0 ]
 	check "a module is refused, and the log says why" \
 		refused_module insmod "/lib/modules/$(uname -r)/kernel/virt/heki/attack/heki_living.ko"
@@ -299,11 +313,14 @@ fi
 test_cgroups
 test_hotplug
 test_module
+breakpoints=0
 if served breakpoints; then
+	breakpoints=1
 	test_probes
 else
 	skip "breakpoints" "the VMM gave the host no list of them"
 fi
 test_log
 test_refused
+[ $breakpoints = 0 ] || test_kgdb
 finish
