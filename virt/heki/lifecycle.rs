@@ -99,7 +99,7 @@ fn settle_modules() -> Result<Sections> {
 /// what it is. New ones it can check.
 pub(crate) fn refuse_traced(_still: &Still) -> Result {
     if ffi::traced() {
-        pr_err!("functions are traced; not sealed, stop the tracer and remove probes before\n");
+        pr_err!("functions are traced or patched live; not sealed, stop the tracer and remove probes and live patches before\n");
         return Err(EBUSY);
     }
     Ok(())
