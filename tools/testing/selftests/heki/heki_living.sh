@@ -73,22 +73,41 @@ test_tracepoints() {
 	check "sched tracepoints leave none any more" leaves_none sched_
 }
 
+# What the kernel does between two marks is counted by the host, which sees each as a request of 256
+# changes that it refuses. host-parts looks at the last four.
+mark() { /heki/heki_attacks.sh patch-batch | grep -q '^attack: patch-batch: denied'; }
+
+# batches: how often the kernel finished one since the probe is there.
+batches() { awk '$1 == "heki_batches" { print $2 }' $tracing/kprobe_profile; }
+
 tracer() { put "$1" $tracing/current_tracer; }
 filter() { put "$1" $tracing/set_ftrace_filter; }
 
 test_function_tracer() {
+	local sites begin
+	sites=$(wc -l <$tracing/available_filter_functions)
+	check "a probe of batches" put 'p:heki_batches smp_text_poke_batch_finish' $tracing/kprobe_events
+	check "the probe of batches is on" put 1 $tracing/events/kprobes/heki_batches/enable
 	check "filter one function" filter vfs_read
+	check "mark 1" mark
 	check "function tracer, one function" tracer function
+	check "mark 2" mark
 	check "it is traced" leaves_traces vfs_read
 	check "no other is" [ "$(traced 'vfs_[^r]')" = 0 ]
 	check "filter several functions" filter 'vfs_*'
 	check "they are traced" leaves_traces vfs_open
 	tracer nop
 	filter ""
+	check "mark 3" mark
+	begin=$(batches)
 	check "function tracer, all functions" tracer function
+	echo "batches: sites=$sites modules=$(wc -l </proc/modules) made=$(($(batches) - begin))"
+	check "mark 4" mark
 	check "many are traced" many_traced
 	check "function tracer off" tracer nop
 	check "none is traced" leaves_none vfs_read
+	put 0 $tracing/events/kprobes/heki_batches/enable
+	check "no probe of batches" put '' $tracing/kprobe_events
 }
 
 many_traced() {
