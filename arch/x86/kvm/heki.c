@@ -563,9 +563,13 @@ void kvm_heki_set_idt_exits(bool has)
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_heki_set_idt_exits);
 
-/* After a change of pins or of the allow-list, on the vCPU itself. */
+/* After a change of pins or of the allow-list, and before a vCPU first runs; on itself. */
 void kvm_heki_reload(struct kvm_vcpu *vcpu)
 {
+	/* Its registers are out of reach, and it is never sealed. */
+	if (vcpu->kvm->arch.has_protected_state)
+		return;
+
 	if (vcpu->arch.heki.is_reset)
 		kvm_heki_reset_by_vcpus(vcpu);
 

@@ -87,11 +87,13 @@ static inline void kvm_heki_init_memslot(struct kvm *kvm, struct kvm_memory_slot
 	slot->arch.kvm = kvm;
 }
 
-/* A pause may be older than the vCPU. */
+/* A seal or a pause may be older than the vCPU, or too late for what it began with. */
 static inline void kvm_heki_init_vcpu(struct kvm_vcpu *vcpu)
 {
-	if (kvm_heki_vm(vcpu->kvm))
-		kvm_make_request(KVM_REQ_HEKI_EXIT, vcpu);
+	if (!kvm_heki_vm(vcpu->kvm))
+		return;
+	kvm_make_request(KVM_REQ_HEKI, vcpu);
+	kvm_make_request(KVM_REQ_HEKI_EXIT, vcpu);
 }
 
 static inline void kvm_heki_destroy_vcpu(struct kvm_vcpu *vcpu)
