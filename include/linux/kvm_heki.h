@@ -51,11 +51,12 @@ struct kvm_heki {
 
 #ifdef CONFIG_KVM_HEKI
 /**
- * struct kvm_heki_vcpu - what a vCPU has to tell user space
+ * struct kvm_heki_vcpu - what a vCPU has to tell user space, and how far it is up
  * @denial:	the denial that exits next, none if its kind is zero
  * @gpa:	address of the access that is judged right now
  * @request:	Rust's copy of the request that user space is asked about
  * @rip:	linear address of the instruction that made it
+ * @gdt_stays:	the vCPU is up, and has the last GDT that it may load
  * @complete:	KVM's end of a hypercall
  * @is_reset:	user space put the vCPU into its reset state, and it has not run since
  *
@@ -66,6 +67,7 @@ struct kvm_heki_vcpu {
 	u64 gpa;
 	void *request;
 	unsigned long rip;
+	bool gdt_stays;
 	int (*complete)(struct kvm_vcpu *vcpu);
 	bool is_reset;
 };

@@ -44,8 +44,8 @@ static_assert(KVM_HEKI_DECIDED_EFER == (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX
 
 static bool heki_all;
 
-/* Can LIDT be made to exit? The vendor module says so when it is loaded. */
-static bool heki_idt_exits;
+/* Can loads of descriptor-table registers be made to exit? The vendor module says so. */
+static bool heki_dt_exits;
 
 static int heki_param_set(const char *val, const struct kernel_param *kp)
 {
@@ -249,7 +249,7 @@ static int heki_device_get_caps(struct kvm *kvm, void __user *user)
 {
 	struct heki_caps caps;
 
-	__kvm_heki_get_caps(kvm->arch.heki, kvm_x86_call(tdp_has_smep)(kvm), heki_idt_exits,
+	__kvm_heki_get_caps(kvm->arch.heki, kvm_x86_call(tdp_has_smep)(kvm), heki_dt_exits,
 			    &caps);
 	return copy_to_user(user, &caps, sizeof(caps)) ? -EFAULT : 0;
 }
@@ -557,11 +557,66 @@ bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index)
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(__kvm_heki_pins);
 
-void kvm_heki_set_idt_exits(bool has)
+/* The same of any part of a descriptor-table register. */
+bool __kvm_heki_pins_table(struct kvm_vcpu *vcpu, u32 reg)
 {
-	heki_idt_exits = has;
+	return __kvm_heki_pins(vcpu, reg, 0) || __kvm_heki_pins(vcpu, reg, 1) ||
+	       __kvm_heki_pins(vcpu, reg, 2);
 }
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_heki_set_idt_exits);
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(__kvm_heki_pins_table);
+
+void kvm_heki_set_dt_exits(bool has)
+{
+	heki_dt_exits = has;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_heki_set_dt_exits);
+
+/* INIT leaves TR null, which LTR cannot: a kernel loads it once on each CPU. */
+static bool heki_has_tr(struct kvm_vcpu *vcpu)
+{
+	struct kvm_segment tr;
+
+	kvm_get_segment(vcpu, &tr, VCPU_SREG_TR);
+	return tr.selector & ~SEGMENT_RPL_MASK;
+}
+
+static bool heki_deny_table(struct kvm_vcpu *vcpu, u32 reg, const struct desc_ptr *dt)
+{
+	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
+
+	return __kvm_heki_deny_load(heki, vcpu, reg, 0, dt->address) ||
+	       __kvm_heki_deny_load(heki, vcpu, reg, 1, dt->size);
+}
+
+bool __kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt)
+{
+	return heki_deny_table(vcpu, HEKI_REG_IDTR, dt);
+}
+
+/* While a CPU comes up it loads any GDT, after TR one more, which stays. */
+bool __kvm_heki_deny_gdt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt)
+{
+	bool stays = vcpu->arch.heki.gdt_stays;
+
+	vcpu->arch.heki.gdt_stays = heki_has_tr(vcpu);
+	return stays && vcpu->arch.heki.gdt_stays && heki_deny_table(vcpu, HEKI_REG_GDTR, dt);
+}
+
+/* The base is where the descriptor says, whatever the selector. */
+bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_struct *desc,
+			u32 base3)
+{
+	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
+	u64 base = get_desc_base(desc) | (u64)base3 << 32;
+	u32 limit = get_desc_limit(desc);
+
+	if (desc->g)
+		limit = limit << PAGE_SHIFT | ~PAGE_MASK;
+	return heki_has_tr(vcpu) &&
+	       (__kvm_heki_deny_load(heki, vcpu, HEKI_REG_TR, 0, base) ||
+		__kvm_heki_deny_load(heki, vcpu, HEKI_REG_TR, 1, limit) ||
+		__kvm_heki_deny_load(heki, vcpu, HEKI_REG_TR, 2, selector));
+}
 
 /* After a change of pins or of the allow-list, and before a vCPU first runs; on itself. */
 void kvm_heki_reload(struct kvm_vcpu *vcpu)
@@ -578,6 +633,7 @@ void kvm_heki_reload(struct kvm_vcpu *vcpu)
 
 	/* Writes of a pinned MSR exit, of others as before. */
 	kvm_x86_call(recalc_intercepts)(vcpu);
+	vcpu->arch.heki.gdt_stays = heki_has_tr(vcpu);
 
 	/* The nested exit reloads both registers. */
 	if (is_guest_mode(vcpu))
@@ -615,6 +671,7 @@ static u64 heki_msr_bits(struct kvm_vcpu *vcpu, u32 index)
 /* A register as the guest would read it; false if the vCPU, or the host, has none. */
 bool heki_glue_see_register(struct kvm_vcpu *vcpu, u32 reg, u32 index, u64 *bits, u64 *value)
 {
+	struct kvm_segment seg;
 	struct desc_ptr dt;
 
 	*bits = ~0ull;
@@ -625,7 +682,19 @@ bool heki_glue_see_register(struct kvm_vcpu *vcpu, u32 reg, u32 index, u64 *bits
 	case HEKI_REG_IDTR:
 		kvm_x86_call(get_idt)(vcpu, &dt);
 		*value = index ? dt.size : dt.address;
-		return heki_idt_exits;
+		return heki_dt_exits;
+	case HEKI_REG_GDTR:
+		kvm_x86_call(get_gdt)(vcpu, &dt);
+		*value = index ? dt.size : dt.address;
+		return heki_dt_exits;
+	case HEKI_REG_LDTR:
+		kvm_get_segment(vcpu, &seg, VCPU_SREG_LDTR);
+		*value = seg.selector;
+		return heki_dt_exits;
+	case HEKI_REG_TR:
+		kvm_get_segment(vcpu, &seg, VCPU_SREG_TR);
+		*value = index == 2 ? seg.selector : index ? seg.limit : seg.base;
+		return heki_dt_exits;
 	default:
 		*bits = heki_msr_bits(vcpu, index);
 		return !__kvm_emulate_msr_read(vcpu, index, value);

@@ -45,7 +45,12 @@ unsigned int __kvm_heki_root_access(struct kvm *kvm, union kvm_cpu_role cpu_role
 				    unsigned int access);
 int __kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
 bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index);
-void kvm_heki_set_idt_exits(bool has);
+bool __kvm_heki_pins_table(struct kvm_vcpu *vcpu, u32 reg);
+bool __kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
+bool __kvm_heki_deny_gdt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
+bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_struct *desc,
+			u32 base3);
+void kvm_heki_set_dt_exits(bool has);
 bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
 			      struct x86_exception *exception);
 
@@ -216,19 +221,43 @@ static inline bool kvm_heki_pins_msr(struct kvm_vcpu *vcpu, u32 index)
 	return kvm_heki_opted_in(vcpu->kvm) && __kvm_heki_pins(vcpu, HEKI_REG_MSR, index);
 }
 
-static inline bool kvm_heki_pins_idt(struct kvm_vcpu *vcpu)
+static inline bool kvm_heki_pins_table(struct kvm_vcpu *vcpu, u32 reg)
 {
-	return kvm_heki_opted_in(vcpu->kvm) && __kvm_heki_pins(vcpu, HEKI_REG_IDTR, 0);
+	return kvm_heki_opted_in(vcpu->kvm) && __kvm_heki_pins_table(vcpu, reg);
 }
 
-/* SMM has an IDT of its own. */
-static inline bool kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt)
+/* VMX has one control for all of them. */
+static inline bool kvm_heki_pins_tables(struct kvm_vcpu *vcpu)
 {
-	struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
+	return kvm_heki_pins_table(vcpu, HEKI_REG_IDTR) ||
+	       kvm_heki_pins_table(vcpu, HEKI_REG_GDTR) ||
+	       kvm_heki_pins_table(vcpu, HEKI_REG_LDTR) ||
+	       kvm_heki_pins_table(vcpu, HEKI_REG_TR);
+}
 
-	return heki && !is_smm(vcpu) &&
-	       (__kvm_heki_deny_load(heki, vcpu, HEKI_REG_IDTR, 0, dt->address) ||
-		__kvm_heki_deny_load(heki, vcpu, HEKI_REG_IDTR, 1, dt->size));
+/* SMM has tables of its own. */
+static inline bool kvm_heki_tables_apply(struct kvm_vcpu *vcpu)
+{
+	return kvm_heki_sealed(vcpu->kvm) && !is_smm(vcpu);
+}
+
+static inline bool kvm_heki_deny_table(struct kvm_vcpu *vcpu, bool gdt, const struct desc_ptr *dt)
+{
+	if (!kvm_heki_tables_apply(vcpu))
+		return false;
+	return gdt ? __kvm_heki_deny_gdt(vcpu, dt) : __kvm_heki_deny_idt(vcpu, dt);
+}
+
+static inline bool kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector,
+				    const struct desc_struct *desc, u32 base3)
+{
+	return kvm_heki_tables_apply(vcpu) && __kvm_heki_deny_tr(vcpu, selector, desc, base3);
+}
+
+static inline bool kvm_heki_deny_ldt(struct kvm_vcpu *vcpu, u16 selector)
+{
+	return kvm_heki_tables_apply(vcpu) &&
+	       __kvm_heki_deny_load(vcpu->kvm->arch.heki, vcpu, HEKI_REG_LDTR, 0, selector);
 }
 
 static inline unsigned long kvm_heki_cr0_on(struct kvm_vcpu *vcpu)
@@ -322,15 +351,27 @@ static inline bool kvm_heki_deny_xcr(struct kvm_vcpu *vcpu, u32 index, u64 data)
 	return false;
 }
 
-static inline bool kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt)
+static inline bool kvm_heki_deny_table(struct kvm_vcpu *vcpu, bool gdt, const struct desc_ptr *dt)
+{
+	return false;
+}
+
+static inline bool kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector,
+				    const struct desc_struct *desc, u32 base3)
+{
+	return false;
+}
+
+static inline bool kvm_heki_deny_ldt(struct kvm_vcpu *vcpu, u16 selector)
 {
 	return false;
 }
 
 static inline bool kvm_heki_opted_in(struct kvm *kvm) { return false; }
-static inline void kvm_heki_set_idt_exits(bool has) { }
+static inline void kvm_heki_set_dt_exits(bool has) { }
 static inline bool kvm_heki_pins_msr(struct kvm_vcpu *vcpu, u32 index) { return false; }
-static inline bool kvm_heki_pins_idt(struct kvm_vcpu *vcpu) { return false; }
+static inline bool kvm_heki_pins_table(struct kvm_vcpu *vcpu, u32 reg) { return false; }
+static inline bool kvm_heki_pins_tables(struct kvm_vcpu *vcpu) { return false; }
 static inline unsigned long kvm_heki_cr0_on(struct kvm_vcpu *vcpu) { return 0; }
 static inline unsigned long kvm_heki_cr4_on(struct kvm_vcpu *vcpu) { return 0; }
 

@@ -56,7 +56,7 @@
 #define HEKI_PROT_EXEC			(1 << 1)	/* supervisor mode runs listed memory only */
 #define HEKI_PROT_CR			(1 << 2)	/* CR0 and CR4 bits can be pinned */
 #define HEKI_PROT_MSR			(1 << 3)	/* XCR0 and MSRs can be pinned */
-#define HEKI_PROT_DT			(1 << 4)	/* the IDTR can be pinned */
+#define HEKI_PROT_DT			(1 << 4)	/* descriptor-table registers can */
 #define HEKI_PROT_ALL			0x1f
 
 /* What PATCH serves, and what it can tell of the target of a call. */
@@ -159,11 +159,14 @@ struct heki_range {
 #define HEKI_REG_XCR0			16
 #define HEKI_REG_MSR			17
 #define HEKI_REG_IDTR			18	/* index 0: base, 1: limit */
+#define HEKI_REG_GDTR			19	/* likewise */
+#define HEKI_REG_LDTR			20	/* index 0: selector */
+#define HEKI_REG_TR			21	/* index 0: base, 1: limit, 2: selector */
 
 /**
  * struct heki_pin - bits of a register that stay as they are
  * @reg:	HEKI_REG_*
- * @index:	number of the MSR, half of the IDTR, zero for other registers
+ * @index:	number of the MSR, part of a descriptor-table register, else zero
  * @mask:	the bits. Those of CR0 and CR4 are set on the vCPU that asks, and
  *		stay set. Those of others keep the value that they have
  *		there; of a register of which each CPU has its own value, that
@@ -453,7 +456,7 @@ struct heki_policy {
  * @va:		denial: guest virtual address of an instruction or page that was to change
  * @bits:	denial: what is pinned and would have changed
  * @reg:	denial: HEKI_REG_*
- * @index:	denial: number of the MSR, half of the IDTR, or zero
+ * @index:	denial: number of the MSR, part of a descriptor-table register, or zero
  *
  * The host works on a copy of a request that it made before the exit. What is
  * written here, but for @answer, has no effect.

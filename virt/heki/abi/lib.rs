@@ -90,7 +90,7 @@ pub const HEKI_PROT_EXEC: u32 = 1 << 1;
 pub const HEKI_PROT_CR: u32 = 1 << 2;
 /// Protection: XCR0 and MSRs can be pinned.
 pub const HEKI_PROT_MSR: u32 = 1 << 3;
-/// Protection: the IDTR can be pinned.
+/// Protection: the descriptor-table registers can be pinned.
 pub const HEKI_PROT_DT: u32 = 1 << 4;
 /// Every protection.
 pub const HEKI_PROT_ALL: u32 =
@@ -154,6 +154,12 @@ pub const HEKI_REG_XCR0: u32 = 16;
 pub const HEKI_REG_MSR: u32 = 17;
 /// Register: the base (index 0) or the limit (index 1) of the IDTR.
 pub const HEKI_REG_IDTR: u32 = 18;
+/// Register: the base (index 0) or the limit (index 1) of the GDTR.
+pub const HEKI_REG_GDTR: u32 = 19;
+/// Register: the selector of the LDTR.
+pub const HEKI_REG_LDTR: u32 = 20;
+/// Register: the base (index 0), the limit (index 1) or the selector (index 2) of TR.
+pub const HEKI_REG_TR: u32 = 21;
 
 /// Area: the `struct jump_entry`s, in sealed memory.
 pub const HEKI_AREA_JUMP_TABLE: u32 = 0;
@@ -375,7 +381,7 @@ pub struct Range {
 pub struct Pin {
     /// `HEKI_REG_*`.
     pub reg: u32,
-    /// Number of the MSR, half of the IDTR, zero for other registers.
+    /// Number of the MSR, part of a descriptor-table register, zero for other registers.
     pub index: u32,
     /// The bits: in CR0 and CR4 they stay set, in others they keep their value.
     pub mask: u64,
@@ -567,7 +573,7 @@ pub struct Exit {
     pub bits: u64,
     /// Denial: `HEKI_REG_*`.
     pub reg: u32,
-    /// Denial: number of the MSR, half of the IDTR, or zero.
+    /// Denial: number of the MSR, part of a descriptor-table register, or zero.
     pub index: u32,
 }
 

@@ -10,7 +10,10 @@
 use crate::{
     abi,
     kvm::publish::Reader,
-    policy::map::PAGE_SHIFT,
+    policy::{
+        map::PAGE_SHIFT,
+        registers::name, //
+    },
     vm::Vm, //
 };
 use kernel::{
@@ -30,8 +33,8 @@ pub(crate) fn show(vm: &Vm, reader: Reader<'_>, m: &SeqFile) {
     for held in seal.held.iter() {
         match held.reg {
             abi::HEKI_REG_MSR => seq_print!(m, "pin msr {:#x} {:#x}\n", held.index, held.mask),
-            abi::HEKI_REG_IDTR => seq_print!(m, "pin idtr {} {:#x}\n", held.index, held.mask),
-            _ => seq_print!(m, "pin xcr0 {:#x}\n", held.mask),
+            abi::HEKI_REG_XCR0 => seq_print!(m, "pin xcr0 {:#x}\n", held.mask),
+            reg => seq_print!(m, "pin {} {:#x}\n", name(reg, held.index), held.mask),
         }
     }
     seq_print!(m, "sites {}\n", seal.text.nr_sites());

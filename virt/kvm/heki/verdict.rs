@@ -147,15 +147,13 @@ fn log_denial(pid: i32, denial: &Verdict) {
             pr_info!("heki: VM of process {pid}: denied {access} of text {va:#x}: {reason}\n")
         }
         Victim::Register { reg, index, bits } => match reg {
-            abi::HEKI_REG_XCR0 => pr_info!(
-                "heki: VM of process {pid}: denied changing bits {bits:#x} of XCR0: {reason}\n"
-            ),
-            abi::HEKI_REG_IDTR => pr_info!(
-                "heki: VM of process {pid}: denied changing bits {bits:#x} of the IDTR: {reason}\n"
-            ),
             abi::HEKI_REG_MSR => pr_info!(
                 "heki: VM of process {pid}: denied changing bits {bits:#x} of MSR {index:#x}: {reason}\n"
             ),
+            _ if registers::is_kept(reg) => {
+                let name = registers::name(reg, index);
+                pr_info!("heki: VM of process {pid}: denied changing bits {bits:#x} of {name}: {reason}\n")
+            }
             _ => pr_info!(
                 "heki: VM of process {pid}: denied clearing bits {bits:#x} of CR{reg}: {reason}\n"
             ),

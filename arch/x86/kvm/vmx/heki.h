@@ -14,7 +14,7 @@
  * Descriptor-table exiting is one control for all eight instructions. Where KVM
  * uses it to emulate UMIP, on CPUs without UMIP, vmx_set_cr4() owns it.
  */
-static inline bool vmx_heki_has_idt_exits(void)
+static inline bool vmx_heki_has_dt_exits(void)
 {
 	return (vmcs_config.cpu_based_2nd_exec_ctrl & SECONDARY_EXEC_DESC) &&
 	       !vmx_umip_emulated();
@@ -23,9 +23,9 @@ static inline bool vmx_heki_has_idt_exits(void)
 static inline void vmx_heki_recalc_intercepts(struct kvm_vcpu *vcpu)
 {
 	/* L1 owns the control of its guest, and a VM with guests of its own has no such pin. */
-	if (kvm_heki_opted_in(vcpu->kvm) && vmx_heki_has_idt_exits() && !is_guest_mode(vcpu))
+	if (kvm_heki_opted_in(vcpu->kvm) && vmx_heki_has_dt_exits() && !is_guest_mode(vcpu))
 		secondary_exec_controls_changebit(to_vmx(vcpu), SECONDARY_EXEC_DESC,
-						  kvm_heki_pins_idt(vcpu));
+						  kvm_heki_pins_tables(vcpu));
 }
 
 #ifdef CONFIG_KVM_HEKI

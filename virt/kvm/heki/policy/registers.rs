@@ -48,6 +48,8 @@ pub enum Scope {
     /// Each vCPU its own: once it is not zero it stays. INIT may clear it. If it is zero on the vCPU
     /// that asks, it is zero on all.
     Vcpu,
+    /// Each vCPU its own, from when it is up: it has loaded TR, of the GDTR also one GDT since.
+    Up,
 }
 
 impl Scope {
@@ -57,6 +59,7 @@ impl Scope {
             Self::Vm => "VM",
             Self::Start => "start",
             Self::Vcpu => "vCPU",
+            Self::Up => "up",
         }
     }
 }
@@ -79,7 +82,7 @@ pub struct Field {
 pub struct Register {
     /// `HEKI_REG_*`.
     pub reg: u32,
-    /// Number of an MSR, half of the IDTR, else 0.
+    /// Number of an MSR, part of a descriptor-table register, else 0.
     pub index: u32,
     /// Name in the manuals.
     pub name: &'static str,
@@ -112,6 +115,22 @@ const fn field(name: &'static str, bits: u64, decision: Decision, why: &'static 
 
 const fn bit(name: &'static str, bit: u32, decision: Decision, why: &'static str) -> Field {
     field(name, 1 << bit, decision, why)
+}
+
+const fn table(
+    reg: u32,
+    index: u32,
+    name: &'static str,
+    scope: Scope,
+    fields: &'static [Field],
+) -> Register {
+    Register {
+        reg,
+        index,
+        name,
+        scope,
+        fields,
+    }
 }
 
 const fn register(reg: u32, name: &'static str, fields: &'static [Field]) -> Register {
@@ -197,6 +216,32 @@ const IDTR: &[Field] = &[field(
     "where interrupts and exceptions enter",
 )];
 const IDTR_LIMIT: &[Field] = &[field("15:0", 0xffff, Keep, "how many of them there are")];
+const GDTR: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "where segments and gates are; the table itself is data of the guest",
+)];
+const GDTR_LIMIT: &[Field] = &[field("15:0", 0xffff, Keep, "how many of them there are")];
+const LDTR: &[Field] = &[field(
+    "selector",
+    0xffff,
+    Keep,
+    "which descriptor; what it says is data of the guest. heki_guest leaves out the bits of the entry that modify_ldt() uses",
+)];
+const TR: &[Field] = &[field(
+    "all",
+    ALL,
+    Keep,
+    "where the stacks of interrupts are found",
+)];
+const TR_LIMIT: &[Field] = &[field(
+    "31:0",
+    0xffff_ffff,
+    Keep,
+    "how far that, and the map of I/O ports, reaches",
+)];
+const TR_SELECTOR: &[Field] = &[field("15:0", 0xffff, Keep, "which descriptor")];
 
 const EFER: &[Field] = &[
     bit("SCE", 0, Keep, "SYSCALL exists"),
@@ -354,15 +399,14 @@ pub const REGISTERS: &[Register] = &[
     register(abi::HEKI_REG_CR0, "CR0", CR0),
     register(abi::HEKI_REG_CR4, "CR4", CR4),
     register(abi::HEKI_REG_XCR0, "XCR0", XCR0),
-    Register {
-        scope: Scope::Start,
-        ..register(abi::HEKI_REG_IDTR, "IDTR base", IDTR)
-    },
-    Register {
-        index: 1,
-        scope: Scope::Start,
-        ..register(abi::HEKI_REG_IDTR, "IDTR limit", IDTR_LIMIT)
-    },
+    table(abi::HEKI_REG_IDTR, 0, "IDTR base", Scope::Start, IDTR),
+    table(abi::HEKI_REG_IDTR, 1, "IDTR limit", Scope::Start, IDTR_LIMIT),
+    table(abi::HEKI_REG_GDTR, 0, "GDTR base", Scope::Up, GDTR),
+    table(abi::HEKI_REG_GDTR, 1, "GDTR limit", Scope::Up, GDTR_LIMIT),
+    table(abi::HEKI_REG_LDTR, 0, "LDTR", Scope::Vm, LDTR),
+    table(abi::HEKI_REG_TR, 0, "TR base", Scope::Up, TR),
+    table(abi::HEKI_REG_TR, 1, "TR limit", Scope::Up, TR_LIMIT),
+    table(abi::HEKI_REG_TR, 2, "TR selector", Scope::Up, TR_SELECTOR),
     msr(MSR_EFER, "EFER", EFER),
     msr(0xc000_0081, "STAR", WHOLE),
     msr(0xc000_0082, "LSTAR", WHOLE),
@@ -466,15 +510,27 @@ pub const fn decided(reg: u32, index: u32) -> u64 {
 /// The protection (`HEKI_PROT_*`) to which a pin of a register of this kind belongs.
 pub const fn protection(reg: u32) -> u32 {
     match reg {
-        abi::HEKI_REG_IDTR => abi::HEKI_PROT_DT,
+        _ if is_table(reg) => abi::HEKI_PROT_DT,
         abi::HEKI_REG_XCR0 | abi::HEKI_REG_MSR => abi::HEKI_PROT_MSR,
         _ => abi::HEKI_PROT_CR,
     }
 }
 
-/// Whether registers of this kind are held by value: XCR0, MSRs and the IDTR.
+/// Whether registers of this kind are held by value: XCR0, MSRs and the descriptor-table registers.
 pub const fn is_kept(reg: u32) -> bool {
-    reg == abi::HEKI_REG_XCR0 || reg == abi::HEKI_REG_MSR || reg == abi::HEKI_REG_IDTR
+    reg == abi::HEKI_REG_XCR0 || reg == abi::HEKI_REG_MSR || is_table(reg)
+}
+
+const fn is_table(reg: u32) -> bool {
+    matches!(
+        reg,
+        abi::HEKI_REG_IDTR | abi::HEKI_REG_GDTR | abi::HEKI_REG_LDTR | abi::HEKI_REG_TR
+    )
+}
+
+/// Name of the register of a pin by value.
+pub fn name(reg: u32, index: u32) -> &'static str {
+    find(reg, index).map_or("?", |row| row.name)
 }
 
 /// A register of which a seal keeps bits.
@@ -482,7 +538,7 @@ pub const fn is_kept(reg: u32) -> bool {
 pub struct Held {
     /// `HEKI_REG_*`, but not a control register.
     pub reg: u32,
-    /// Number of the MSR, half of the IDTR, else 0.
+    /// Number of the MSR, part of a descriptor-table register, else 0.
     pub index: u32,
     /// The bits.
     pub mask: u64,
@@ -500,14 +556,15 @@ impl Held {
     }
 
     /// The kept bits that loading `new` would change: denied unless zero. `current` is the vCPU's
-    /// own value, and counts only where a vCPU may have another than that of the seal.
+    /// own value, and counts only where a vCPU may have another than that of the seal. Of
+    /// [`Scope::Up`], the vCPU is up.
     pub fn denied(&self, current: u64, new: u64) -> u64 {
         let change = |from: u64, to: u64| (from ^ to) & self.mask;
         match self.scope() {
             Scope::Vm => change(self.value, new),
             Scope::Start if change(self.value, current) != 0 => 0,
             Scope::Vcpu if current & self.mask == 0 => 0,
-            Scope::Start | Scope::Vcpu => change(current, new),
+            Scope::Start | Scope::Vcpu | Scope::Up => change(current, new),
         }
     }
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Pinned MSRs, XCR0 and IDTR: a vCPU can load the value of the seal and no other, on
+ * Pinned MSRs, XCR0 and descriptor-table registers: a vCPU can load the value of the seal and no other, on
  * every vCPU, through every instruction; and what is not pinned costs what it did.
  */
 #include "kvm_test_harness.h"
@@ -508,11 +508,7 @@ FIXTURE_TEARDOWN(idt)
 
 static void seal_idt(struct heki_vm *h)
 {
-	heki_begin_request(h, 0);
-	heki_pins(h->request)[h->request->nr_pins++] = (struct heki_pin){
-		.reg = HEKI_REG_IDTR, .index = 0, .mask = ALL };
-	heki_pins(h->request)[h->request->nr_pins++] = (struct heki_pin){
-		.reg = HEKI_REG_IDTR, .index = 1, .mask = 0xffff };
+	heki_add_tables(heki_begin_request(h, 0), HEKI_REG_IDTR);
 	heki_seal(h);
 }
 
@@ -593,6 +589,209 @@ HEKI_TEST(idt, only_a_pinned_idt_exits)
 	kvm_device_attr_set(self->h.device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, NULL);
 	EXPECT_GT(NR_WRITES, exits_of_lidt(vcpu));
 	EXPECT_EQ(0, heki_call(vcpu, guest_lidt, OTHER_IDT, self->limit));
+}
+
+/* Also where only a part of the register is pinned. */
+HEKI_TEST(idt, its_limit_alone_can_be_held)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	heki_add_part(heki_begin_request(&self->h, 0), HEKI_REG_IDTR, 1, 0xffff);
+	heki_seal(&self->h);
+	EXPECT_TRUE(is_idt_refused(vcpu, self->base, self->limit - 16));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lidt, OTHER_IDT, self->limit));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lidt, self->base, self->limit));
+}
+
+/*
+ * The other tables
+ */
+
+FIXTURE(tables) {
+	struct heki_vm h;
+	struct kvm_sregs sregs;		/* of each vCPU to begin with */
+};
+
+#define OTHER_GDT	HEKI_PAGE(0)	/* a copy of the table */
+#define OTHER_TSS	HEKI_PAGE(1)
+#define SOME_LDT	HEKI_PAGE(2)
+#define LDT_SELECTOR	0x28
+#define LDT_SELECTOR_2	0x40
+#define TSS_SELECTOR	0x50
+#define TSS_LIMIT	0x67
+
+static u64 guest_fep_lgdt(u64 *arg)
+{
+	struct desc_ptr dt = { .address = arg[0], .size = arg[1] };
+
+	return kvm_asm_safe_fep("lgdt %[dt]", [dt]"m"(dt));
+}
+
+/* arg[0]: selector */
+static u64 guest_lldt(u64 *arg)
+{
+	return kvm_asm_safe("lldt %w[ldt]", [ldt]"r"((u32)arg[0]));
+}
+
+static u64 guest_fep_lldt(u64 *arg)
+{
+	return kvm_asm_safe_fep("lldt %w[ldt]", [ldt]"r"((u32)arg[0]));
+}
+
+static u64 guest_fep_ltr(u64 *arg)
+{
+	return kvm_asm_safe_fep("ltr %w[tr]", [tr]"r"((u32)arg[0]));
+}
+
+FIXTURE_SETUP(tables)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_vm_create(h, NR_VCPUS);
+	if (!(heki_query(h).available & HEKI_PROT_DT))
+		SKIP(return, "loads cannot be made to exit on this host");
+	heki_put_descriptor(h, LDT_SELECTOR, HEKI_DESC_LDT, SOME_LDT, PAGE_SIZE - 1);
+	heki_put_descriptor(h, LDT_SELECTOR_2, HEKI_DESC_LDT, SOME_LDT, PAGE_SIZE - 1);
+	heki_put_descriptor(h, TSS_SELECTOR, HEKI_DESC_TSS, OTHER_TSS, TSS_LIMIT);
+	memcpy(heki_hva(h, OTHER_GDT), addr_gva2hva(h->vm, h->vm->arch.gdt), PAGE_SIZE);
+	vcpu_sregs_get(h->vcpu[0], &self->sregs);
+}
+
+FIXTURE_TEARDOWN(tables)
+{
+	heki_vm_free(&self->h);
+}
+
+static void seal_tables(struct heki_vm *h)
+{
+	struct heki_seal *req = heki_begin_request(h, 0);
+
+	heki_add_tables(req, HEKI_REG_GDTR);
+	heki_add_tables(req, HEKI_REG_LDTR);
+	heki_add_tables(req, HEKI_REG_TR);
+	heki_seal(h);
+}
+
+static bool are_same(const struct kvm_sregs *a, const struct kvm_sregs *b)
+{
+	return a->gdt.base == b->gdt.base && a->gdt.limit == b->gdt.limit &&
+	       a->ldt.selector == b->ldt.selector && a->ldt.base == b->ldt.base &&
+	       a->tr.selector == b->tr.selector && a->tr.base == b->tr.base &&
+	       a->tr.limit == b->tr.limit;
+}
+
+/* A load is refused with #GP and counted once; all tables stay. */
+static bool is_load_refused(struct kvm_vcpu *vcpu, u64 (*load)(u64 *), u64 arg0, u64 arg1)
+{
+	u64 denied = vcpu_get_stat(vcpu, heki_denied_msr);
+	struct kvm_sregs before, after;
+	u64 vector;
+
+	vcpu_sregs_get(vcpu, &before);
+	vector = heki_call(vcpu, load, arg0, arg1);
+	vcpu_sregs_get(vcpu, &after);
+	return vector == GP_VECTOR && are_same(&before, &after) &&
+	       vcpu_get_stat(vcpu, heki_denied_msr) == denied + 1;
+}
+
+HEKI_TEST(tables, unsealed_they_can_be_changed)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	struct kvm_sregs now;
+
+	EXPECT_EQ(0, heki_call(vcpu, guest_lgdt, OTHER_GDT, self->sregs.gdt.limit - 8));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lldt, LDT_SELECTOR));
+	EXPECT_EQ(0, heki_call(vcpu, guest_ltr, TSS_SELECTOR));
+	vcpu_sregs_get(vcpu, &now);
+	EXPECT_EQ(OTHER_GDT, now.gdt.base);
+	EXPECT_EQ(self->sregs.gdt.limit - 8, now.gdt.limit);
+	EXPECT_EQ(LDT_SELECTOR, now.ldt.selector);
+	EXPECT_EQ(OTHER_TSS, now.tr.base);
+
+	/* The same selector means what the table says of it. */
+	EXPECT_EQ(0, heki_call(vcpu, guest_lgdt, self->sregs.gdt.base, self->sregs.gdt.limit));
+	heki_put_descriptor(&self->h, TSS_SELECTOR, HEKI_DESC_TSS, SOME_LDT, TSS_LIMIT);
+	EXPECT_EQ(0, heki_call(vcpu, guest_ltr, TSS_SELECTOR));
+	vcpu_sregs_get(vcpu, &now);
+	EXPECT_EQ(SOME_LDT, now.tr.base);
+}
+
+/* The vCPU that comes later is up before it first runs. */
+HEKI_TEST(tables, they_cannot_be_changed_on_any_vcpu)
+{
+	const struct kvm_dtable *gdt = &self->sregs.gdt;
+	struct heki_vm *h = &self->h;
+	int i;
+
+	seal_tables(h);
+	EXPECT_EQ(HEKI_PROT_DT, heki_query(h).held);
+	heki_add_vcpu(h, LATER, 0);
+	for (i = 0; i <= LATER; i++) {
+		EXPECT_TRUE(is_load_refused(h->vcpu[i], guest_lgdt, OTHER_GDT, gdt->limit));
+		EXPECT_TRUE(is_load_refused(h->vcpu[i], guest_lgdt, gdt->base, gdt->limit - 8));
+		EXPECT_TRUE(is_load_refused(h->vcpu[i], guest_lldt, LDT_SELECTOR, 0));
+		EXPECT_TRUE(is_load_refused(h->vcpu[i], guest_ltr, TSS_SELECTOR, 0));
+		EXPECT_EQ(0, heki_call(h->vcpu[i], guest_use_tables));
+		EXPECT_EQ(4, vcpu_get_stat(h->vcpu[i], heki_denied_msr));
+	}
+}
+
+/* A refused LTR does not make the descriptor busy, or the second would fail for that. */
+HEKI_TEST(tables, the_selector_alone_is_not_enough)
+{
+	u16 selector = self->sregs.tr.selector;
+	struct heki_vm *h = &self->h;
+
+	seal_tables(h);
+	heki_put_descriptor(h, selector, HEKI_DESC_TSS, OTHER_TSS, self->sregs.tr.limit);
+	EXPECT_TRUE(is_load_refused(h->vcpu[0], guest_ltr, selector, 0));
+	EXPECT_TRUE(is_load_refused(h->vcpu[0], guest_ltr, selector, 0));
+	heki_put_descriptor(h, selector, HEKI_DESC_TSS, self->sregs.tr.base, TSS_LIMIT + 1);
+	EXPECT_TRUE(is_load_refused(h->vcpu[0], guest_ltr, selector, 0));
+	heki_put_descriptor(h, selector, HEKI_DESC_TSS, self->sregs.tr.base,
+			    self->sregs.tr.limit);
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_ltr, selector));
+}
+
+/* As Linux does, which has an entry for the LDT of the process. */
+HEKI_TEST(tables, some_selectors_can_be_left_to_the_guest)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	heki_add_part(heki_begin_request(&self->h, 0), HEKI_REG_LDTR, 0,
+		       0xffff & ~LDT_SELECTOR);
+	heki_seal(&self->h);
+	EXPECT_EQ(0, heki_call(vcpu, guest_lldt, LDT_SELECTOR));
+	EXPECT_TRUE(is_load_refused(vcpu, guest_lldt, LDT_SELECTOR_2, 0));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lldt, 0));
+	/* The other tables are free. */
+	EXPECT_EQ(0, heki_call(vcpu, guest_lgdt, OTHER_GDT, self->sregs.gdt.limit));
+	EXPECT_EQ(0, heki_call(vcpu, guest_ltr, TSS_SELECTOR));
+}
+
+HEKI_TEST(tables, the_emulator_refuses_too)
+{
+	const struct kvm_dtable *gdt = &self->sregs.gdt;
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "kvm.force_emulation_prefix is off and cannot be set");
+	seal_tables(&self->h);
+	EXPECT_TRUE(is_load_refused(vcpu, guest_fep_lgdt, OTHER_GDT, gdt->limit));
+	EXPECT_TRUE(is_load_refused(vcpu, guest_fep_lldt, LDT_SELECTOR, 0));
+	EXPECT_TRUE(is_load_refused(vcpu, guest_fep_ltr, TSS_SELECTOR, 0));
+	EXPECT_EQ(0, heki_call(vcpu, guest_fep_lgdt, gdt->base, gdt->limit));
+}
+
+HEKI_TEST(tables, a_reset_lets_them_go)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	seal_tables(&self->h);
+	kvm_device_attr_set(self->h.device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, NULL);
+	EXPECT_EQ(0, heki_call(vcpu, guest_lgdt, OTHER_GDT, self->sregs.gdt.limit));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lldt, LDT_SELECTOR));
+	EXPECT_EQ(0, heki_call(vcpu, guest_ltr, TSS_SELECTOR));
 }
 
 int main(int argc, char *argv[])

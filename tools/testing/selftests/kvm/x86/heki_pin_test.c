@@ -541,6 +541,47 @@ HEKI_TEST(starts, a_vcpu_keeps_its_msrs)
 	EXPECT_EQ(0, heki_call(h->vcpu[1], guest_wrmsr, MSR_LSTAR, 0x1000));
 }
 
+#define OTHER_GDT	HEKI_PAGE(0)	/* copies of the table */
+#define THIRD_GDT	HEKI_PAGE(1)
+#define TSS		HEKI_PAGE(2)
+#define TSS_SELECTOR	0x28
+#define TSS_SELECTOR_2	0x38
+#define TSS_LIMIT	0x67
+
+/* Any GDT until it has loaded TR, then one more. */
+HEKI_TEST(starts, a_vcpu_loads_tables_until_it_is_up)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[1];
+	u64 limit = PAGE_SIZE - 1;
+	struct kvm_sregs sregs;
+
+	if (!(heki_query(h).available & HEKI_PROT_DT))
+		SKIP(return, "loads cannot be made to exit on this host");
+	heki_put_descriptor(h, TSS_SELECTOR, HEKI_DESC_TSS, TSS, TSS_LIMIT);
+	heki_put_descriptor(h, TSS_SELECTOR_2, HEKI_DESC_TSS, TSS, TSS_LIMIT);
+	memcpy(heki_hva(h, OTHER_GDT), addr_gva2hva(h->vm, h->vm->arch.gdt), PAGE_SIZE);
+	memcpy(heki_hva(h, THIRD_GDT), addr_gva2hva(h->vm, h->vm->arch.gdt), PAGE_SIZE);
+	heki_begin_request(h, 0);
+	heki_add_tables(h->request, HEKI_REG_GDTR);
+	heki_add_tables(h->request, HEKI_REG_TR);
+	heki_seal(h);
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_lgdt, OTHER_GDT, limit));
+
+	restart_vcpu(h);
+	EXPECT_EQ(0, heki_call(vcpu, guest_lgdt, OTHER_GDT, limit));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lgdt, THIRD_GDT, limit));
+	EXPECT_EQ(0, heki_call(vcpu, guest_ltr, TSS_SELECTOR));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lgdt, OTHER_GDT, limit));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_lgdt, THIRD_GDT, limit));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_ltr, TSS_SELECTOR_2));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lgdt, OTHER_GDT, limit));
+	vcpu_sregs_get(vcpu, &sregs);
+	EXPECT_EQ(OTHER_GDT, sregs.gdt.base);
+	EXPECT_EQ(TSS_SELECTOR, sregs.tr.selector);
+	EXPECT_EQ(3, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
 /*
  * All bits together, and the instructions that touch CR0 otherwise
  */

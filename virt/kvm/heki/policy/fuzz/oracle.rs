@@ -141,7 +141,7 @@ fn accepted_pins(bytes: &[u8], caps: &Caps, request: &Request<'_>) {
     for at in (first..).step_by(16).take(u32_at(bytes, 12) as usize) {
         let (index, mask) = (u32_at(bytes, at + 4), u64_at(bytes, at + 8));
         assert!(mask != 0);
-        if matches!(u32_at(bytes, at), 16..=18) {
+        if matches!(u32_at(bytes, at), 16..=21) {
             let row = (u32_at(bytes, at), index);
             assert!(caps.msr && mask & !registers::pinnable(row.0, row.1) == 0);
             assert!(kept.insert(row), "{row:?} accepted twice");

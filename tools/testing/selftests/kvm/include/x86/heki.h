@@ -142,6 +142,20 @@ static inline u64 guest_wrmsr(u64 *arg)
 	return wrmsr_safe(arg[0], arg[1]);
 }
 
+/* arg[0]: base, arg[1]: limit */
+static inline u64 guest_lgdt(u64 *arg)
+{
+	struct desc_ptr dt = { .address = arg[0], .size = arg[1] };
+
+	return kvm_asm_safe("lgdt %[dt]", [dt]"m"(dt));
+}
+
+/* arg[0]: selector */
+static inline u64 guest_ltr(u64 *arg)
+{
+	return kvm_asm_safe("ltr %w[tr]", [tr]"r"((u32)arg[0]));
+}
+
 /*
  * On the host: a VM and its vCPUs
  */
@@ -388,13 +402,42 @@ static inline void heki_add_pin(struct heki_seal *req, u32 reg, u64 mask)
 		heki_pins(req)[req->nr_pins++] = (struct heki_pin){ .reg = reg, .mask = mask };
 }
 
-static inline void heki_add_msr(struct heki_seal *req, u32 index, u64 mask)
+static inline void heki_add_part(struct heki_seal *req, u32 reg, u32 index, u64 mask)
 {
 	heki_pins(req)[req->nr_pins++] = (struct heki_pin){
-		.reg = HEKI_REG_MSR,
+		.reg = reg,
 		.index = index,
 		.mask = mask,
 	};
+}
+
+/* All of a table's register. */
+static inline void heki_add_tables(struct heki_seal *req, u32 reg)
+{
+	heki_add_part(req, reg, 0, reg == HEKI_REG_LDTR ? 0xffff : ~0ull);
+	if (reg != HEKI_REG_LDTR)
+		heki_add_part(req, reg, 1, reg == HEKI_REG_TR ? ~0u : 0xffff);
+	if (reg == HEKI_REG_TR)
+		heki_add_part(req, reg, 2, 0xffff);
+}
+
+#define HEKI_DESC_LDT	2
+#define HEKI_DESC_TSS	9	/* available */
+
+/* A system descriptor in the GDT that all vCPUs begin with. */
+static inline void heki_put_descriptor(struct heki_vm *h, u16 selector, u8 type, u64 base,
+				       u16 limit)
+{
+	u64 *desc = addr_gva2hva(h->vm, h->vm->arch.gdt + selector);
+
+	desc[0] = limit | (base & 0xffffff) << 16 | (0x80ull | type) << 40 |
+		  (base >> 24 & 0xff) << 56;
+	desc[1] = base >> 32;
+}
+
+static inline void heki_add_msr(struct heki_seal *req, u32 index, u64 mask)
+{
+	heki_add_part(req, HEKI_REG_MSR, index, mask);
 }
 
 /* The bits of a register that can be pinned; once sealed, those that are. */

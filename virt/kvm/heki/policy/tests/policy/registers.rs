@@ -7,7 +7,10 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::{env, fs};
 
-use heki_abi::{HEKI_REG_CR0, HEKI_REG_CR4, HEKI_REG_IDTR, HEKI_REG_MSR, HEKI_REG_XCR0};
+use heki_abi::{
+    HEKI_PROT_DT, HEKI_REG_CR0, HEKI_REG_CR4, HEKI_REG_GDTR, HEKI_REG_IDTR, HEKI_REG_LDTR, HEKI_REG_MSR,
+    HEKI_REG_TR, HEKI_REG_XCR0,
+};
 use heki_policy::pin::{PINNABLE_CR0, PINNABLE_CR4};
 use heki_policy::refusal::Refusal;
 use heki_policy::registers::*;
@@ -148,6 +151,41 @@ fn a_vcpu_that_starts_has_other_tables_first() {
 }
 
 #[test]
+fn a_vcpu_that_is_up_keeps_its_own_tables() {
+    for (reg, index) in [(HEKI_REG_GDTR, 0), (HEKI_REG_TR, 0), (HEKI_REG_TR, 2)] {
+        let own = Held {
+            reg,
+            ..held(index, 0xffff, 0x1000)
+        };
+        assert_eq!(own.scope(), Scope::Up);
+        assert_eq!(own.denied(0x2000, 0x2000), 0);
+        assert_eq!(own.denied(0x2000, 0x1000), 0x3000);
+        assert_eq!(own.denied(0, 0x1000), 0x1000);
+        assert_eq!(own.denied(0x2000, 0x1_2000), 0);
+    }
+}
+
+#[test]
+fn an_ldt_entry_can_be_left_to_the_guest() {
+    let ldtr = Held {
+        reg: HEKI_REG_LDTR,
+        ..held(0, 0xffff & !0x50, 0)
+    };
+    assert_eq!(ldtr.denied(0, 0x50), 0);
+    assert_eq!(ldtr.denied(0x50, 0), 0);
+    assert_eq!(ldtr.denied(0x50, 0x60), 0x20);
+}
+
+#[test]
+fn tables_belong_to_one_protection() {
+    for reg in [HEKI_REG_IDTR, HEKI_REG_GDTR, HEKI_REG_LDTR, HEKI_REG_TR] {
+        assert_eq!(protection(reg), HEKI_PROT_DT);
+        assert!(is_kept(reg));
+        assert_eq!(pinnable(reg, 3), 0);
+    }
+}
+
+#[test]
 fn shadow_stack_pointers_need_xss() {
     let ssp = held(PL0_SSP, u64::MAX, 0);
     let xss = |mask, value| held(MSR_XSS, mask, value);
@@ -208,6 +246,9 @@ Once it is not zero it stays; INIT may clear it, then the vCPU may load one agai
 on the vCPU that asks, it stays zero on all.
 
 Scope start: as VM, but a vCPU that has not loaded the value since INIT may load others first.
+
+Scope up: each vCPU keeps its own value from when it is up, that is, TR is not null: INIT makes it
+so, and LTR ends it. Of the GDTR, it may load one more value after that.
 
 A register that a vCPU does not have cannot be pinned on it.
 
