@@ -384,7 +384,7 @@ pub(crate) fn cr4() -> u64 {
     unsafe { heki_shim_cr4() }
 }
 
-/// XCR0, the IDTR or an MSR (`HEKI_REG_*` and index) of this CPU, `None` if it has no such register.
+/// A register (`HEKI_REG_*` and index) of this CPU other than CR0 and CR4, `None` if it has no such register.
 pub(crate) fn read_register(reg: u32, index: u32) -> Option<u64> {
     let mut value = 0;
     // SAFETY: The pointer is valid for a write.

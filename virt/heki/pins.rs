@@ -46,7 +46,7 @@ const fn bit(reg: u32, mask: u64, name: &'static str) -> Bit {
 pub(crate) struct Row {
     /// `HEKI_REG_*`.
     pub(crate) reg: u32,
-    /// Number of an MSR, half of the IDTR, else 0.
+    /// Number of an MSR, part of a descriptor-table register, else 0.
     pub(crate) index: u32,
     /// The bits that the kernel never changes.
     mask: u64,
@@ -60,9 +60,15 @@ pub(crate) struct Row {
 ///
 /// Not among them are those that change while the kernel runs: the bases, PL3_SSP, DEBUGCTL, SPEC_CTRL. Kernels
 /// have no supervisor shadow stacks yet, so the pointers to those stay zero.
-const ROWS: [Row; 24] = [
+const ROWS: [Row; 30] = [
     row(abi::HEKI_REG_IDTR, 0, !0, "IDTR base"),
     row(abi::HEKI_REG_IDTR, 1, 0xffff, "IDTR limit"),
+    own(row(abi::HEKI_REG_GDTR, 0, !0, "GDTR base")),
+    own(row(abi::HEKI_REG_GDTR, 1, 0xffff, "GDTR limit")),
+    row(abi::HEKI_REG_LDTR, 0, LDTR, "LDTR"),
+    own(row(abi::HEKI_REG_TR, 0, !0, "TR base")),
+    own(row(abi::HEKI_REG_TR, 1, 0xffff_ffff, "TR limit")),
+    own(row(abi::HEKI_REG_TR, 2, 0xffff, "TR selector")),
     row(abi::HEKI_REG_XCR0, 0, !0, "XCR0"),
     msr(0xc000_0080, 0x20_fb01, "EFER"),
     msr(0xc000_0081, !0, "STAR"),
@@ -70,10 +76,7 @@ const ROWS: [Row; 24] = [
     msr(0xc000_0083, !0, "CSTAR"),
     msr(0xc000_0084, !0, "SFMASK"),
     msr(0x174, 0xffff_ffff, "SYSENTER_CS"),
-    Row {
-        per_cpu: true,
-        ..msr(0x175, !0, "SYSENTER_ESP")
-    },
+    own(msr(0x175, !0, "SYSENTER_ESP")),
     msr(0x176, !0, "SYSENTER_EIP"),
     msr(0x277, !0, "PAT"),
     msr(0x1b, 0xf_ffff_ffff_fc00, "APIC_BASE"),
@@ -90,6 +93,12 @@ const ROWS: [Row; 24] = [
     msr(0xc001_0114, !0, "VM_CR"),
 ];
 
+/// A process with modify_ldt() switches between null and `GDT_ENTRY_LDT`.
+const LDTR: u64 = if cfg!(CONFIG_MODIFY_LDT_SYSCALL) {
+    0xffff & !(10 << 3)
+} else {
+    0xffff
+};
 const XSS: u32 = 0xda0;
 /// XRSTORS loads the shadow stack pointers of rings 0 to 2.
 const XSS_CET_S: u64 = 1 << 12;
@@ -103,6 +112,14 @@ const fn row(reg: u32, index: u32, mask: u64, name: &'static str) -> Row {
         mask,
         per_cpu: false,
         name,
+    }
+}
+
+/// The same register with a value of its own on each CPU.
+const fn own(row: Row) -> Row {
+    Row {
+        per_cpu: true,
+        ..row
     }
 }
 
@@ -146,8 +163,8 @@ impl Row {
     /// The protection (`HEKI_PROT_*`) that it belongs to.
     fn protection(&self) -> u32 {
         match self.reg {
-            abi::HEKI_REG_IDTR => abi::HEKI_PROT_DT,
-            _ => abi::HEKI_PROT_MSR,
+            abi::HEKI_REG_XCR0 | abi::HEKI_REG_MSR => abi::HEKI_PROT_MSR,
+            _ => abi::HEKI_PROT_DT,
         }
     }
 

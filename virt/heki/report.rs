@@ -122,7 +122,7 @@ fn promise(prot: u32) -> &'static str {
     match prot {
         abi::HEKI_PROT_WRITE => "text and read-only data cannot be written",
         abi::HEKI_PROT_EXEC => "supervisor mode runs nothing but that text",
-        abi::HEKI_PROT_DT => "interrupts and exceptions enter where they do now",
+        abi::HEKI_PROT_DT => "descriptor tables stay where they are",
         abi::HEKI_PROT_MSR => "registers that a kernel sets at boot keep their value",
         _ => "bits of CR0 and CR4 that this CPU has set stay set",
     }

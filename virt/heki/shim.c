@@ -148,22 +148,65 @@ u64 heki_shim_cr4(void)
 	return __read_cr4();
 }
 
-/* XCR0, the IDTR or an MSR of this CPU; false if it has none. */
+/* TR by its descriptor, of which the CPU keeps a copy. */
+static u64 read_tr(u32 index)
+{
+	const struct desc_struct *desc;
+	unsigned long tr;
+	u64 value;
+
+	migrate_disable();
+	store_tr(tr);
+	desc = (const void *)get_current_gdt_ro() + tr;
+	switch (index) {
+	case 0:
+		value = get_desc_base(desc) | (u64)((const tss_desc *)desc)->base3 << 32;
+		break;
+	case 1:
+		value = get_desc_limit(desc);
+		break;
+	default:
+		value = tr;
+	}
+	migrate_enable();
+	return value;
+}
+
+static u64 read_table(u32 reg, u32 index)
+{
+	struct desc_ptr dt;
+	unsigned long ldt;
+
+	switch (reg) {
+	case HEKI_REG_LDTR:
+		store_ldt(ldt);
+		return (u16)ldt;
+	case HEKI_REG_TR:
+		return read_tr(index);
+	case HEKI_REG_IDTR:
+		store_idt(&dt);
+		break;
+	default:
+		native_store_gdt(&dt);
+	}
+	return index ? dt.size : dt.address;
+}
+
+/* A register of this CPU other than CR0 and CR4; false if it has none. */
 bool heki_shim_read_register(u32 reg, u32 index, u64 *value)
 {
-	struct desc_ptr idt;
-
-	if (reg == HEKI_REG_MSR)
+	switch (reg) {
+	case HEKI_REG_MSR:
 		return !rdmsrq_safe(index, value);
-	if (reg == HEKI_REG_IDTR) {
-		store_idt(&idt);
-		*value = index ? idt.size : idt.address;
+	case HEKI_REG_XCR0:
+		if (!cpu_feature_enabled(X86_FEATURE_OSXSAVE))
+			return false;
+		*value = xgetbv(XCR_XFEATURE_ENABLED_MASK);
+		return true;
+	default:
+		*value = read_table(reg, index);
 		return true;
 	}
-	if (!cpu_feature_enabled(X86_FEATURE_OSXSAVE))
-		return false;
-	*value = xgetbv(XCR_XFEATURE_ENABLED_MASK);
-	return true;
 }
 
 /* What the bits of a register should be, and whether some CPU has others. */

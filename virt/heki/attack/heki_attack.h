@@ -20,7 +20,7 @@ enum attack_class {
 	ATTACK_EXEC,		/* must fail where execution is an allow-list */
 	ATTACK_CR,		/* must fail where the bit is pinned */
 	ATTACK_MSR,		/* must fail where the register is pinned */
-	ATTACK_DT,		/* must fail where the IDTR is pinned */
+	ATTACK_DT,		/* must fail where the tables are pinned */
 	ATTACK_ALLOWED,		/* must work, sealed or not */
 };
 
@@ -79,6 +79,9 @@ int try_write_cr4(unsigned long value);
 int try_write_msr(u32 index, u64 value);
 int try_write_xcr0(u64 value);
 int try_load_idt(const struct desc_ptr *idt);
+int try_load_gdt(const struct desc_ptr *gdt);
+int try_load_ldt(u16 selector);
+int try_load_tr(u16 selector);
 int try_call(unsigned long addr, bool *ran);
 void payload_copy(void *to);
 bool host_serves_patch(void);
@@ -165,6 +168,9 @@ void attack_cr4_umip(struct attack_report *report);
 
 /* msr.c */
 void attack_idtr(struct attack_report *report);
+void attack_gdtr(struct attack_report *report);
+void attack_ldtr(struct attack_report *report);
+void attack_tr(struct attack_report *report);
 void attack_xcr0(struct attack_report *report);
 void attack_efer(struct attack_report *report);
 void attack_star(struct attack_report *report);

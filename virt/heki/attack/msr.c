@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * Attacks that change the IDTR, XCR0 or an MSR, on one vCPU after another.
+ * Attacks that change a descriptor-table register, XCR0 or an MSR, on one vCPU after another.
  *
  * What is changed is harmless for the moment that it takes to put it back with
  * interrupts off: a bit that this code does not depend on.
@@ -12,6 +12,7 @@
 #include <linux/slab.h>
 #include <linux/smp.h>
 
+#include <asm/cpu_entry_area.h>
 #include <asm/cpuid/api.h>
 #include <asm/desc.h>
 #include <asm/fpu/xcr.h>
@@ -62,8 +63,8 @@ static void change_xcr0_here(void *info)
 		try_write_xcr0(before);
 }
 
-/* A copy of the table, in which an attacker could write. */
-static void *other_idt;
+/* A copy of the table or segment, in which an attacker could write. */
+static void *other_table;
 
 static void move_idt_here(void *info)
 {
@@ -72,13 +73,80 @@ static void move_idt_here(void *info)
 
 	store_idt(&before);
 	other = before;
-	other.address = (unsigned long)other_idt;
-	memcpy(other_idt, (void *)before.address, before.size + 1);
+	other.address = (unsigned long)other_table;
+	memcpy(other_table, (void *)before.address, before.size + 1);
 	try->trap = try_load_idt(&other);
 	store_idt(&after);
 	try->changed = after.address != before.address;
 	if (try->changed)
 		try_load_idt(&before);
+}
+
+static void move_gdt_here(void *info)
+{
+	struct desc_ptr before, after, other;
+	struct msr_try *try = info;
+
+	native_store_gdt(&before);
+	other = before;
+	other.address = (unsigned long)other_table;
+	memcpy(other_table, (void *)before.address, before.size + 1);
+	try->trap = try_load_gdt(&other);
+	native_store_gdt(&after);
+	try->changed = after.address != before.address;
+	if (try->changed)
+		try_load_gdt(&before);
+}
+
+/* A system descriptor takes two entries. Those for TLS are free while interrupts are off. */
+#define SPARE	GDT_ENTRY_TLS_MIN
+
+static void load_ldt_here(void *info)
+{
+	struct desc_struct *gdt = get_cpu_gdt_rw(smp_processor_id());
+	struct desc_struct old[2] = { gdt[SPARE], gdt[SPARE + 1] };
+	struct msr_try *try = info;
+	unsigned long before, after;
+
+	store_ldt(before);
+	set_tssldt_descriptor(&gdt[SPARE], (unsigned long)other_table, DESC_LDT, PAGE_SIZE - 1);
+	try->trap = try_load_ldt(SPARE * 8);
+	store_ldt(after);
+	try->changed = (u16)after == SPARE * 8;
+	if (try->changed)
+		try_load_ldt(before);
+	gdt[SPARE] = old[0];
+	gdt[SPARE + 1] = old[1];
+}
+
+/* LTR writes into the table, so its read-only alias has to be writable for the moment. */
+static void load_tr_here(void *info)
+{
+	struct desc_struct *gdt = get_cpu_gdt_rw(smp_processor_id());
+	struct desc_struct old[2] = { gdt[SPARE], gdt[SPARE + 1] };
+	struct msr_try *try = info;
+	unsigned long before, after;
+	struct leaf leaf;
+
+	try->absent = !leaf_find(&leaf, (unsigned long)get_current_gdt_ro());
+	if (try->absent)
+		return;
+	leaf_edit(&leaf, _PAGE_RW | _PAGE_DIRTY, 0);
+	store_tr(before);
+	memcpy(other_table, &get_cpu_entry_area(smp_processor_id())->tss.x86_tss,
+	       sizeof(struct x86_hw_tss));
+	set_tssldt_descriptor(&gdt[SPARE], (unsigned long)other_table, DESC_TSS,
+			      sizeof(struct x86_hw_tss) - 1);
+	try->trap = try_load_tr(SPARE * 8);
+	store_tr(after);
+	try->changed = after != before;
+	if (try->changed) {
+		gdt[GDT_ENTRY_TSS].type = DESC_TSS;
+		try_load_tr(before);
+	}
+	gdt[SPARE] = old[0];
+	gdt[SPARE + 1] = old[1];
+	leaf_restore(&leaf);
 }
 
 static void on_every_vcpu(struct attack_report *report, smp_call_func_t change, u32 index,
@@ -113,15 +181,35 @@ static void change_feature(struct attack_report *report, bool has, u32 index, u6
 		attack_say(report, ATTACK_ABSENT, "this CPU lacks the feature");
 }
 
-void attack_idtr(struct attack_report *report)
+static void change_table(struct attack_report *report, smp_call_func_t change)
 {
-	other_idt = (void *)__get_free_page(GFP_KERNEL);
-	if (!other_idt) {
+	other_table = (void *)get_zeroed_page(GFP_KERNEL);
+	if (!other_table) {
 		attack_say(report, ATTACK_INCONCLUSIVE, "no memory");
 		return;
 	}
-	on_every_vcpu(report, move_idt_here, 0, 0);
-	free_page((unsigned long)other_idt);
+	on_every_vcpu(report, change, 0, 0);
+	free_page((unsigned long)other_table);
+}
+
+void attack_idtr(struct attack_report *report)
+{
+	change_table(report, move_idt_here);
+}
+
+void attack_gdtr(struct attack_report *report)
+{
+	change_table(report, move_gdt_here);
+}
+
+void attack_ldtr(struct attack_report *report)
+{
+	change_table(report, load_ldt_here);
+}
+
+void attack_tr(struct attack_report *report)
+{
+	change_table(report, load_tr_here);
 }
 
 void attack_xcr0(struct attack_report *report)

@@ -152,15 +152,35 @@ int try_write_xcr0(u64 value)
 	return TRY_WRITE("xsetbv", 0, value);
 }
 
+#define TRY_LOAD(insn, value)						\
+({									\
+	int _trap = 0;							\
+									\
+	asm volatile("1: " insn " %[mem]\n"				\
+		     "2:\n"						\
+		     _ASM_EXTABLE_FAULT(1b, 2b)				\
+		     : "+a" (_trap) : [mem] "m" (value) : "memory");	\
+	_trap;								\
+})
+
 int try_load_idt(const struct desc_ptr *idt)
 {
-	int trap = 0;
+	return TRY_LOAD("lidt", *idt);
+}
 
-	asm volatile("1: lidt %[idt]\n"
-		     "2:\n"
-		     _ASM_EXTABLE_FAULT(1b, 2b)
-		     : "+a" (trap) : [idt] "m" (*idt) : "memory");
-	return trap;
+int try_load_gdt(const struct desc_ptr *gdt)
+{
+	return TRY_LOAD("lgdt", *gdt);
+}
+
+int try_load_ldt(u16 selector)
+{
+	return TRY_LOAD("lldt", selector);
+}
+
+int try_load_tr(u16 selector)
+{
+	return TRY_LOAD("ltr", selector);
 }
 
 /* Calls a copy of the payload. Returns the exception, 0 if there was none. */

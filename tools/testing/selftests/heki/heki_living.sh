@@ -200,7 +200,7 @@ hotplug() {
 
 pins_held() {
 	local pin
-	for pin in cr4-smep efer-sce lstar sysenter-eip apic-base idtr; do
+	for pin in cr4-smep efer-sce lstar sysenter-eip apic-base idtr gdtr ldtr tr; do
 		/heki/heki_attacks.sh $pin | grep -q "^attack: $pin: denied" || return 1
 	done
 }
