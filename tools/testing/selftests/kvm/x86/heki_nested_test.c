@@ -262,6 +262,33 @@ HEKI_TEST(l1, is_offered_no_allow_list)
 	EXPECT_EQ(HEKI_STATE_OPEN, heki_query(h).state);
 }
 
+static const struct heki_pin loaded_by_exits[] = {
+	{ .reg = HEKI_REG_MSR, .index = MSR_LSTAR, .mask = ~0ull },
+	{ .reg = HEKI_REG_MSR, .index = MSR_EFER, .mask = EFER_NX },
+	{ .reg = HEKI_REG_XCR0, .mask = 1 },
+	{ .reg = HEKI_REG_IDTR, .mask = ~0ull },
+	{ .reg = HEKI_REG_GDTR, .mask = ~0ull },
+	{ .reg = HEKI_REG_LDTR, .mask = 0xffff },
+	{ .reg = HEKI_REG_TR, .mask = ~0ull },
+};
+
+/* Exits of L2 and VMLOAD load them without an instruction that KVM judges. */
+HEKI_TEST(l1, is_offered_no_pins_of_what_exits_load)
+{
+	struct heki_vm *h = &self->l1.h;
+	int i;
+
+	EXPECT_EQ(0, heki_query(h).available & (HEKI_PROT_MSR | HEKI_PROT_DT));
+	for (i = 0; i < ARRAY_SIZE(loaded_by_exits); i++) {
+		const struct heki_pin *pin = &loaded_by_exits[i];
+
+		EXPECT_EQ(0, heki_query_pin(h, h->vcpu[0], pin->reg, pin->index));
+		heki_add_part(heki_begin_request(h, 0), pin->reg, pin->index, pin->mask);
+		EXPECT_EQ(-KVM_EOPNOTSUPP, heki_send(h, h->vcpu[0]));
+	}
+	EXPECT_EQ(HEKI_STATE_OPEN, heki_query(h).state);
+}
+
 static void seal_pins(struct heki_vm *h)
 {
 	struct heki_seal *req = heki_begin_request(h, 0);
@@ -327,6 +354,83 @@ HEKI_TEST(l1, cannot_shed_its_pins_by_an_exit)
 	EXPECT_EQ(0, heki_call(vcpu, guest_lower_host_state));
 	EXPECT_EQ(0, run_l2(l1, guest_nothing, 0, 0));
 	EXPECT_EQ(0, heki_call(vcpu, guest_get_cr0) & X86_CR0_WP);
+	EXPECT_TRUE(pins_are_in_force(vcpu));
+}
+
+static u64 guest_rdmsr(u64 *arg)
+{
+	return rdmsr(arg[0]);
+}
+
+/* As the manual has an entry of the lists that VM entries and exits load. */
+struct msr_entry {
+	u32 index;
+	u32 reserved;
+	u64 value;
+};
+
+/* arg[0]: address of one entry */
+static u64 guest_load_at_exit(u64 *arg)
+{
+	return vmwrite(VM_EXIT_MSR_LOAD_ADDR, arg[0]) || vmwrite(VM_EXIT_MSR_LOAD_COUNT, 1);
+}
+
+#define MSR_LIST	6
+
+/* Why no MSR is promised to such an L1. Its pins hold all the same. */
+HEKI_TEST(l1, loads_msrs_by_an_exit)
+{
+	struct l1 *l1 = &self->l1;
+	struct kvm_vcpu *vcpu = l1->h.vcpu[0];
+	struct msr_entry entry = { .index = MSR_LSTAR, .value = 0x1000 };
+
+	if (!host_cpu_is_intel)
+		SKIP(return, "VMX only");
+	seal_pins(&l1->h);
+	EXPECT_NE(entry.value, heki_call(vcpu, guest_rdmsr, MSR_LSTAR));
+	memcpy(heki_hva(&l1->h, HEKI_PAGE(MSR_LIST)), &entry, sizeof(entry));
+	EXPECT_EQ(0, heki_call(vcpu, guest_load_at_exit, HEKI_PAGE(MSR_LIST)));
+	EXPECT_EQ(0, run_l2(l1, guest_nothing, 0, 0));
+	EXPECT_EQ(entry.value, heki_call(vcpu, guest_rdmsr, MSR_LSTAR));
+	EXPECT_TRUE(pins_are_in_force(vcpu));
+}
+
+/* arg[0]: struct svm_test_data */
+static u64 guest_lower_vmcb(u64 *arg)
+{
+	struct svm_test_data *svm = (void *)arg[0];
+
+	svm->vmcb->save.cr0 &= ~X86_CR0_WP;
+	svm->vmcb->save.cr4 &= ~X86_CR4_SMEP;
+	return 0;
+}
+
+/* arg[0]: page */
+static u64 guest_clear_page(u64 *arg)
+{
+	memset((void *)arg[0], 0, PAGE_SIZE);
+	return 0;
+}
+
+/* On SVM L1 gets its registers back from where no guest can write. */
+HEKI_TEST(l1, cannot_shed_its_pins_by_its_save_area)
+{
+	struct l1 *l1 = &self->l1;
+	struct kvm_vcpu *vcpu = l1->h.vcpu[0];
+	struct svm_test_data *svm;
+	u64 cr0, cr4;
+
+	if (!host_cpu_is_amd_compatible)
+		SKIP(return, "SVM only");
+	svm = addr_gva2hva(l1->h.vm, l1->nested);
+	seal_pins(&l1->h);
+	cr0 = heki_call(vcpu, guest_get_cr0);
+	cr4 = heki_call(vcpu, guest_get_cr4);
+	EXPECT_EQ(0, heki_call(vcpu, guest_lower_vmcb, l1->nested));
+	EXPECT_EQ(0, run_l2(l1, guest_write, HEKI_ALIAS(READ_ONLY), HEKI_ATTACK));
+	EXPECT_EQ(0, run_l2(l1, guest_clear_page, (u64)svm->save_area, 0));
+	EXPECT_EQ(cr0, heki_call(vcpu, guest_get_cr0));
+	EXPECT_EQ(cr4, heki_call(vcpu, guest_get_cr4));
 	EXPECT_TRUE(pins_are_in_force(vcpu));
 }
 
