@@ -382,6 +382,30 @@ HEKI_TEST(msrs, a_query_tells_what_can_be_pinned)
 	EXPECT_EQ(-KVM_EFAULT, heki_hypercall(vcpu, HEKI_OP_QUERY_PIN, HEKI_HOLE_GPA, 16, 0));
 }
 
+/* What user space answers decides on the #GP only: the pin holds. */
+HEKI_TEST(msrs, user_space_may_ask_for_denied_writes)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	struct kvm_run *run = vcpu->run;
+	u8 error;
+
+	EXPECT_TRUE(is_taken(vcpu, MSR_LSTAR, 0x1000));
+	seal_msr(&self->h, MSR_LSTAR, ALL);
+	vm_enable_cap(self->h.vm, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_INVAL);
+	for (error = 0; error <= 1; error++) {
+		heki_prepare_call(vcpu, guest_wrmsr, (u64[HEKI_NR_ARGS]){ MSR_LSTAR, 0x2000 });
+		vcpu_run(vcpu);
+		ASSERT_EQ(KVM_EXIT_X86_WRMSR, run->exit_reason);
+		EXPECT_EQ(KVM_MSR_EXIT_REASON_INVAL, run->msr.reason);
+		EXPECT_EQ(0x2000, run->msr.data);
+		EXPECT_EQ(error + 1, vcpu_get_stat(vcpu, heki_denied_msr));
+		run->msr.error = error;
+		vcpu_run(vcpu);
+		EXPECT_EQ(error ? GP_VECTOR : 0, heki_finish_call(vcpu));
+		EXPECT_EQ(0x1000, get_msr(vcpu, MSR_LSTAR));
+	}
+}
+
 /* With XCR0 at 1 the compiler's own code still runs: it uses no AVX. */
 HEKI_TEST(msrs, xcr0_cannot_be_changed)
 {
