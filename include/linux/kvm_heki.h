@@ -128,6 +128,7 @@ int __kvm_heki_set_policy(struct kvm_heki *heki, struct kvm *kvm,
 void __kvm_heki_get_policy(const struct kvm_heki *heki, struct heki_policy *policy);
 void __kvm_heki_get_caps(const struct kvm_heki *heki, bool exec, bool dt,
 			 struct heki_caps *caps);
+u32 __kvm_heki_get_ranges(const struct kvm_heki *heki, struct heki_range *ranges, u32 room);
 long __kvm_heki_hypercall(struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 			  u64 op, u64 gpa, u64 len, u64 flags);
 long __kvm_heki_answer(struct kvm_heki *heki, struct kvm_vcpu *vcpu, void *request,

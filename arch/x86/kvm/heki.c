@@ -254,6 +254,34 @@ static int heki_device_get_caps(struct kvm *kvm, void __user *user)
 	return copy_to_user(user, &caps, sizeof(caps)) ? -EFAULT : 0;
 }
 
+/* What device models must not write. The VMM learns the number if its room is too small. */
+static int heki_device_get_ranges(struct kvm *kvm, void __user *user)
+{
+	struct heki_range *ranges __free(kvfree) = NULL;
+	struct heki_ranges header;
+	u32 room;
+
+	if (copy_from_user(&header, user, sizeof(header)))
+		return -EFAULT;
+	if (header.reserved)
+		return -EINVAL;
+	room = min(header.nr, HEKI_MAX_RANGES);
+	ranges = kvcalloc(max(room, 1), sizeof(*ranges), GFP_KERNEL_ACCOUNT);
+	if (!ranges)
+		return -ENOMEM;
+
+	mutex_lock(&kvm->slots_lock);
+	header.nr = __kvm_heki_get_ranges(kvm->arch.heki, ranges, room);
+	mutex_unlock(&kvm->slots_lock);
+
+	if (copy_to_user(user, &header, sizeof(header)))
+		return -EFAULT;
+	if (header.nr > room)
+		return -E2BIG;
+	return copy_to_user(user + sizeof(header), ranges, header.nr * sizeof(*ranges)) ?
+	       -EFAULT : 0;
+}
+
 /* Each vCPU has its request pending, and finds the VM no longer paused. */
 static int heki_device_resume(struct kvm *kvm)
 {
@@ -263,9 +291,9 @@ static int heki_device_resume(struct kvm *kvm)
 
 static int heki_device_has_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
 {
-	if (attr->group != KVM_DEV_HEKI_CTRL || attr->attr > KVM_DEV_HEKI_RESUME)
+	if (attr->group != KVM_DEV_HEKI_CTRL)
 		return -ENXIO;
-	return 0;
+	return attr->attr <= KVM_DEV_HEKI_RESUME || attr->attr == KVM_DEV_HEKI_RANGES ? 0 : -ENXIO;
 }
 
 static int heki_device_set_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
@@ -303,6 +331,8 @@ static int heki_device_get_attr(struct kvm_device *dev, struct kvm_device_attr *
 		return heki_device_get_caps(dev->kvm, u64_to_user_ptr(attr->addr));
 	case KVM_DEV_HEKI_POLICY:
 		return heki_device_get_policy(dev->kvm, u64_to_user_ptr(attr->addr));
+	case KVM_DEV_HEKI_RANGES:
+		return heki_device_get_ranges(dev->kvm, u64_to_user_ptr(attr->addr));
 	default:
 		return -ENXIO;
 	}

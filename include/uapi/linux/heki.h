@@ -309,6 +309,21 @@ struct heki_frozen {
 #define   KVM_DEV_HEKI_CAPS		2	/* get: struct heki_caps */
 #define   KVM_DEV_HEKI_POLICY		3	/* get; set, once and before the first vCPU: struct heki_policy */
 #define   KVM_DEV_HEKI_RESUME		4	/* set: ends a pause */
+#define   KVM_DEV_HEKI_RANGES		6	/* get: struct heki_ranges */
+
+/**
+ * struct heki_ranges - header of what KVM_DEV_HEKI_RANGES reads
+ * @nr:		set by the VMM: how many struct heki_range have room behind the
+ *		header; by the host: how many there are, HEKI_MAX_RANGES at most
+ * @reserved:	zero
+ *
+ * The ranges ascend by address and share no byte. What no range lists may be
+ * written. None before the seal.
+ */
+struct heki_ranges {
+	__u32 nr;
+	__u32 reserved;
+};
 
 /* Bounds of a profile. */
 #define HEKI_MAX_PROFILE_ENTRIES	262144	/* of each other array */

@@ -231,6 +231,8 @@ pub const KVM_DEV_HEKI_CAPS: u64 = 2;
 pub const KVM_DEV_HEKI_POLICY: u64 = 3;
 /// Attribute of [`KVM_DEV_HEKI_CTRL`]: end a pause.
 pub const KVM_DEV_HEKI_RESUME: u64 = 4;
+/// Attribute of [`KVM_DEV_HEKI_CTRL`]: read a [`Ranges`] and as many [`Range`]s behind it.
+pub const KVM_DEV_HEKI_RANGES: u64 = 6;
 
 /// Class of denials: a write of sealed memory.
 pub const HEKI_CLASS_WRITE: u32 = 0;
@@ -373,6 +375,16 @@ pub struct Range {
     pub rights: u32,
     /// `HEKI_KIND_*`.
     pub kind: u32,
+}
+
+/// Header of what [`KVM_DEV_HEKI_RANGES`] reads (`struct heki_ranges`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Ranges {
+    /// How many [`Range`]s have room behind the header; then, how many there are.
+    pub nr: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Bits of a register that stay as they are (`struct heki_pin`).

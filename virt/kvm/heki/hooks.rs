@@ -166,6 +166,25 @@ pub(crate) unsafe extern "C" fn __kvm_heki_get_caps(
     unsafe { caps.cast::<abi::Caps>().write(consent::caps(vm, exec, dt)) };
 }
 
+/// Gives out the ranges of a VM's seal, as many as there is room for; how many there are.
+///
+/// # Safety
+///
+/// `heki` is live, the caller holds `kvm->slots_lock`, and `ranges` is valid for writes of `room`
+/// values, which are initialized.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_get_ranges(
+    heki: *const bindings::kvm_heki,
+    ranges: *mut bindings::heki_range,
+    room: u32,
+) -> u32 {
+    // SAFETY: by this function's safety requirements.
+    let (vm, reader) = unsafe { (vm(heki), Reader::new()) };
+    // SAFETY: as above; both types are the one layout of the ABI, of which any bits are a value.
+    let ranges = unsafe { slice::from_raw_parts_mut(ranges.cast::<abi::Range>(), room as usize) };
+    protect::list(vm, reader, ranges) as u32
+}
+
 /// Goes on with a request about which user space was asked; returns zero or a negative `KVM_E*`.
 /// Sleeps.
 ///

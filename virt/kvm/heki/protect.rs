@@ -8,6 +8,7 @@
 //! `kvm->mmu_lock` and may not sleep.
 
 use crate::{
+    abi,
     kvm::{
         publish::Reader,
         vcpu::Vcpu, //
@@ -34,6 +35,17 @@ pub(crate) fn rights(vm: &Vm, reader: Reader<'_>, gfn: u64, nr_pages: u64) -> Ri
         Some(seal) => seal.map().uniform(gfn, nr_pages).unwrap_or(Rights::NONE),
         None => Rights::ALL,
     }
+}
+
+/// Lists what was sealed and granted, as far as there is room; how many ranges there are.
+pub(crate) fn list(vm: &Vm, reader: Reader<'_>, out: &mut [abi::Range]) -> usize {
+    let Some(seal) = vm.seal(reader) else {
+        return 0;
+    };
+    for (slot, region) in out.iter_mut().zip(seal.regions.iter()) {
+        *slot = region.abi();
+    }
+    seal.regions.len()
 }
 
 /// The highest level (`PG_LEVEL_4K` is 1) at which a mapping around `gfn` has uniform rights.

@@ -239,6 +239,7 @@ fn constants_have_the_values_of_the_header() {
         KVM_DEV_HEKI_CAPS,
         KVM_DEV_HEKI_POLICY,
         KVM_DEV_HEKI_RESUME,
+        KVM_DEV_HEKI_RANGES,
         HEKI_MAX_PROFILE_ENTRIES,
         HEKI_MAX_PROBES,
         HEKI_MAX_BUILD_ID,
@@ -305,6 +306,7 @@ fn structs_have_the_fields_of_the_header() {
             rights,
             kind
         }),
+        layout!(Ranges { nr, reserved }),
         layout!(Pin { reg, index, mask }),
         layout!(Area {
             kind,

@@ -95,6 +95,17 @@ impl Region {
         mapped && self.va < other.va_end() && other.va < self.va_end()
     }
 
+    /// As the VMM reads it.
+    pub const fn abi(&self) -> abi::Range {
+        abi::Range {
+            gpa: self.start << PAGE_SHIFT,
+            len: self.nr_pages() << PAGE_SHIFT,
+            va: self.va,
+            rights: self.rights.bits(),
+            kind: self.kind,
+        }
+    }
+
     /// The kind as a short name for logs.
     pub const fn kind_str(&self) -> &'static str {
         match self.kind {

@@ -52,6 +52,25 @@ fn edges_of_a_region() {
 }
 
 #[test]
+fn a_region_reads_as_the_range_it_was() {
+    let region = Region {
+        start: 0x40,
+        end: 0x43,
+        va: 0xffff_ffff_8100_0000,
+        rights: Rights::EXEC,
+        kind: HEKI_KIND_FTRACE,
+    };
+    let range = Range {
+        gpa: 0x4_0000,
+        len: 0x3000,
+        va: 0xffff_ffff_8100_0000,
+        rights: Rights::EXEC.bits(),
+        kind: HEKI_KIND_FTRACE,
+    };
+    assert_eq!(region.abi(), range);
+}
+
+#[test]
 fn one_odd_page_makes_a_frame_not_uniform() {
     let regions = [region(1000, 1001, Rights::NONE)];
     let map = Map::new(&regions, Rights::WRITE).unwrap();
