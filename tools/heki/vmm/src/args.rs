@@ -9,7 +9,9 @@ use std::path::PathBuf;
 
 use clap::Parser;
 
+use crate::disk;
 use crate::memory::MIB;
+use crate::mmio;
 use crate::profile::Lists;
 
 /// Boots an x86-64 Linux bzImage under KVM, with its serial console on standard input and output.
@@ -38,6 +40,10 @@ pub(crate) struct Args {
     /// Guest memory in MiB, or with a suffix: 256, 512M, 2G
     #[arg(long, value_name = "SIZE", default_value = "256", value_parser = parse_memory)]
     pub(crate) memory: u64,
+
+    /// Raw file that the guest has as the disk /dev/vda; with ",ro" behind it, to be read only
+    #[arg(long, value_name = "FILE[,ro]", value_parser = parse_disk)]
+    pub(crate) disk: Option<disk::Spec>,
 
     /// Opt the guest in to Heki, so that it may seal itself
     #[arg(long)]
@@ -83,6 +89,19 @@ impl Args {
         }
     }
 
+    /// The kernel's command line, devices that it cannot find by itself included.
+    pub(crate) fn full_cmdline(&self) -> String {
+        match self.disk {
+            Some(_) => format!("{} {}", self.cmdline, mmio::CMDLINE),
+            None => self.cmdline.clone(),
+        }
+    }
+
+    /// Whether device models must not write what the guest seals.
+    pub(crate) fn devices_follow(&self) -> bool {
+        self.heki && self.disk.is_some()
+    }
+
     /// Whether any guest reset leads to a reboot.
     pub(crate) fn may_reboot(&self) -> bool {
         self.reboot_allowed(0)
@@ -102,6 +121,20 @@ fn parse_cpus(text: &str) -> Result<u32, String> {
         Ok(0) => Err("a guest needs at least one vCPU".into()),
         Ok(count) => Ok(count),
         Err(_) => Err("not a number of vCPUs".into()),
+    }
+}
+
+fn parse_disk(text: &str) -> Result<disk::Spec, String> {
+    let (path, read_only) = match text.strip_suffix(",ro") {
+        Some(path) => (path, true),
+        None => (text, false),
+    };
+    match path {
+        "" => Err("a disk needs a file".into()),
+        _ => Ok(disk::Spec {
+            path: path.into(),
+            read_only,
+        }),
     }
 }
 
@@ -176,6 +209,19 @@ mod tests {
         assert!(refusal(&["--heki", "--heki-events", "e"]).contains("--heki-policy"));
         let args = parse(&["--heki", "--heki-policy", "p", "--heki-events", "/dev/fd/3"]).unwrap();
         assert!(args.heki_policy.is_some() && args.heki_events.is_some());
+    }
+
+    #[test]
+    fn disks() {
+        let disk = |text| parse(&["--disk", text]).unwrap().disk.unwrap();
+        assert_eq!(disk("a,b").path, PathBuf::from("a,b"));
+        assert!(!disk("a,b").read_only && disk("a,ro").read_only);
+        assert_eq!(disk("a,ro").path, PathBuf::from("a"));
+        assert!(refusal(&["--disk", ",ro"]).contains("needs a file"));
+        let args = parse(&["--disk", "a", "--cmdline", "x"]).unwrap();
+        assert_eq!(args.full_cmdline(), format!("x {}", mmio::CMDLINE));
+        assert!(!args.devices_follow());
+        assert_eq!(parse(&["--cmdline", "x"]).unwrap().full_cmdline(), "x");
     }
 
     #[test]

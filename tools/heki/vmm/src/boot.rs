@@ -96,7 +96,8 @@ impl Boot {
     pub(crate) fn open(args: &Args) -> Result<Self, Error> {
         let (kernel, header, len) = open_kernel(&args.kernel)?;
         let needs = Needs::new(&header, len);
-        needs.check_cmdline(args.cmdline.len())?;
+        let cmdline = args.full_cmdline();
+        needs.check_cmdline(cmdline.len())?;
         let low_end = memory::low_end(args.memory);
         needs.check_memory(low_end, args.memory)?;
         let initrd = match &args.initrd {
@@ -106,7 +107,7 @@ impl Boot {
         Ok(Boot {
             kernel,
             initrd,
-            cmdline: args.cmdline.clone(),
+            cmdline,
             memory_size: args.memory,
             nr_cpus: args.cpus,
         })

@@ -2,7 +2,7 @@
 
 //! Opening the files that the user names.
 //!
-//! Used by `boot.rs`, `policy.rs` and `profile.rs`, which judge what is in them. Locks: none.
+//! Used by `boot.rs`, `disk.rs`, `policy.rs` and `profile.rs`, which judge what is in them. Locks: none.
 
 use std::fs::File;
 use std::io::Read;

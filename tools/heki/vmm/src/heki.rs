@@ -7,10 +7,14 @@
 //! resets it with all vCPUs stopped. Locks: none.
 
 use heki_abi::{
+    Range,
+    Ranges,
+    HEKI_MAX_RANGES,
     KVM_DEV_HEKI_CAPS,
     KVM_DEV_HEKI_CTRL,
     KVM_DEV_HEKI_POLICY,
     KVM_DEV_HEKI_PROFILE,
+    KVM_DEV_HEKI_RANGES,
     KVM_DEV_HEKI_RESET,
     KVM_DEV_TYPE_HEKI, //
 };
@@ -24,6 +28,7 @@ use kvm_ioctls::{
 };
 
 use zerocopy::{
+    FromBytes,
     FromZeros,
     IntoBytes, //
 };
@@ -97,6 +102,29 @@ impl Heki {
         Ok(caps.protections)
     }
 
+    /// What the guest sealed and was granted, ascending.
+    pub(crate) fn ranges(&self) -> Result<Vec<Range>, Error> {
+        let room = HEKI_MAX_RANGES as usize;
+        let mut buffer = vec![0u8; size_of::<Ranges>() + room * size_of::<Range>()];
+        let header = Ranges {
+            nr: HEKI_MAX_RANGES,
+            reserved: 0,
+        };
+        // Fails only without room.
+        let _ = header.write_to_prefix(&mut buffer);
+        let mut attr = kvm_device_attr {
+            group: KVM_DEV_HEKI_CTRL,
+            attr: KVM_DEV_HEKI_RANGES,
+            addr: buffer.as_mut_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        // SAFETY: KVM writes a `struct heki_ranges` and no more ranges than the header says, for
+        // which `buffer` has room.
+        unsafe { self.0.get_device_attr(&mut attr) }
+            .map_err(Error::kvm("tell what the guest sealed"))?;
+        Ok(parse_ranges(&buffer))
+    }
+
     /// The host keeps the profile for the life of the VM, resets included.
     fn describe(&self, profile: &Profile) -> Result<(), Error> {
         let bytes = profile.to_bytes();
@@ -125,6 +153,17 @@ impl Heki {
     }
 }
 
+/// The ranges behind their header.
+fn parse_ranges(bytes: &[u8]) -> Vec<Range> {
+    let Ok((header, rest)) = Ranges::read_from_prefix(bytes) else {
+        return Vec::new();
+    };
+    rest.chunks_exact(size_of::<Range>())
+        .take(header.nr as usize)
+        .filter_map(|bytes| Range::read_from_bytes(bytes).ok())
+        .collect()
+}
+
 /// What an errno of the creation means to the user.
 fn refusal(error: kvm_ioctls::Error) -> String {
     match error.errno() {
@@ -149,6 +188,24 @@ fn profile_refusal(error: kvm_ioctls::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ranges_are_as_many_as_the_header_says() {
+        let range = |gpa| Range {
+            gpa,
+            len: 0x1000,
+            va: 0,
+            rights: 0,
+            kind: 0,
+        };
+        let mut bytes = 2u32.to_le_bytes().to_vec();
+        bytes.extend([0; 4]);
+        for gpa in [0x1000, 0x5000, 0] {
+            bytes.extend(range(gpa).as_bytes());
+        }
+        assert_eq!(parse_ranges(&bytes), [range(0x1000), range(0x5000)]);
+        assert_eq!(parse_ranges(&[]), []);
+    }
 
     #[test]
     fn refusals_are_explained() {

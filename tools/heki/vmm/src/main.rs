@@ -13,14 +13,17 @@ mod boot;
 mod console;
 mod cpuid;
 mod devices;
+mod disk;
 mod exit;
 mod files;
 mod heki;
 mod memory;
+mod mmio;
 mod monitor;
 mod policy;
 mod profile;
 mod vcpu;
+mod view;
 mod vm;
 
 use std::process::ExitCode;

@@ -2,17 +2,25 @@
 
 //! Guest memory: where it lies, how the guest learns of it, how KVM and this process get at it.
 //!
-//! Used by `boot.rs` and `vm.rs`. Locks: none.
+//! Used by `boot.rs`, `view.rs` and `vm.rs`. Locks: none.
+
+use std::fs::File;
 
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::VmFd;
 use linux_loader::loader::bootparam::boot_e820_entry;
+use nix::sys::memfd::{
+    memfd_create,
+    MFdFlags, //
+};
 use vm_memory::{
     Address,
+    FileOffset,
     GuestAddress,
     GuestMemory,
     GuestMemoryMmap,
     GuestMemoryRegion,
+    GuestRegionMmap,
     MemoryRegionAddress, //
 };
 
@@ -37,6 +45,9 @@ const E820_RESERVED: u32 = 2;
 
 /// Guest memory, mapped into this process.
 pub(crate) type Memory = GuestMemoryMmap<()>;
+
+/// A piece of it: first byte, and the one after the last.
+pub(crate) type Span = (u64, u64);
 
 /// End of the memory below the hole, for a guest with `size` bytes.
 pub(crate) fn low_end(size: u64) -> u64 {
@@ -74,8 +85,8 @@ fn entry(start: u64, end: u64, kind: u32) -> boot_e820_entry {
     }
 }
 
-/// Maps zeroed memory for the guest.
-pub(crate) fn allocate(size: u64) -> Result<Memory, Error> {
+/// Maps zeroed memory for the guest; `shared` can be mapped once more.
+pub(crate) fn allocate(size: u64, shared: bool) -> Result<Memory, Error> {
     let fail = |reason: String| Error::Allocate {
         mib: size / MIB,
         reason,
@@ -83,13 +94,38 @@ pub(crate) fn allocate(size: u64) -> Result<Memory, Error> {
     let mut parts = Vec::new();
     for (start, len) in ranges(size) {
         let len = usize::try_from(len).map_err(|error| fail(error.to_string()))?;
-        parts.push((GuestAddress(start), len));
+        let file = match shared {
+            true => Some(new_file(start, len as u64).map_err(|error| fail(error.to_string()))?),
+            false => None,
+        };
+        parts.push((GuestAddress(start), len, file));
     }
-    let memory = Memory::from_ranges(&parts).map_err(|error| fail(error.to_string()))?;
+    let memory = Memory::from_ranges_with_files(&parts).map_err(|error| fail(error.to_string()))?;
     // Large host pages let KVM map the guest with large pages. A host without them refuses, which
     // costs speed only.
     let _ = advise(&memory, libc::MADV_HUGEPAGE);
     Ok(memory)
+}
+
+/// Memory of the host that several mappings can show.
+fn new_file(start: u64, len: u64) -> std::io::Result<FileOffset> {
+    let name = std::ffi::CString::new(format!("guest memory at {start:#x}"))?;
+    let file = File::from(memfd_create(name.as_c_str(), MFdFlags::MFD_CLOEXEC)?);
+    file.set_len(len)?;
+    Ok(FileOffset::new(file, 0))
+}
+
+/// Maps shared memory once more, with a protection of its own.
+pub(crate) fn map_again(memory: &Memory) -> Result<Memory, Error> {
+    let part = |region: &GuestRegionMmap<()>| {
+        let len = region.len() as usize;
+        (region.start_addr(), len, region.file_offset().cloned())
+    };
+    let parts: Vec<_> = memory.iter().map(part).collect();
+    Memory::from_ranges_with_files(&parts).map_err(|error| Error::Allocate {
+        mib: parts.iter().map(|part| part.1 as u64).sum::<u64>() / MIB,
+        reason: error.to_string(),
+    })
 }
 
 /// Hands the memory to KVM.
@@ -113,7 +149,34 @@ pub(crate) fn register(vm: &VmFd, memory: &Memory) -> Result<(), Error> {
 
 /// Makes all guest memory read as zero again, and gives its pages back to the host.
 pub(crate) fn clear(memory: &Memory) -> Result<(), Error> {
-    advise(memory, libc::MADV_DONTNEED).map_err(Error::os("clear guest memory"))
+    let shared = memory.iter().any(|region| region.file_offset().is_some());
+    let advice = match shared {
+        true => libc::MADV_REMOVE,
+        false => libc::MADV_DONTNEED,
+    };
+    advise(memory, advice).map_err(Error::os("clear guest memory"))
+}
+
+/// Lets this process read only, or write again, whole pages of `memory`.
+pub(crate) fn protect(memory: &Memory, span: &Span, read_only: bool) -> Result<(), Error> {
+    let (start, end) = *span;
+    let protection = match read_only {
+        true => libc::PROT_READ,
+        false => libc::PROT_READ | libc::PROT_WRITE,
+    };
+    for slice in memory.get_slices(GuestAddress(start), end.saturating_sub(start) as usize) {
+        let slice = slice?;
+        let first = slice.ptr_guard_mut().as_ptr().cast();
+        // SAFETY:
+        // - The slice is mapped as long as `memory`, and is whole pages: those of the guest.
+        // - No Rust reference points into it: guest memory is accessed by volatile copies only, and
+        //   who writes asks the view first.
+        if unsafe { libc::mprotect(first, slice.len(), protection) } != 0 {
+            let error = std::io::Error::last_os_error();
+            return Err(Error::os("protect what the guest sealed")(error));
+        }
+    }
+    Ok(())
 }
 
 fn advise(memory: &Memory, advice: i32) -> std::io::Result<()> {
@@ -123,7 +186,7 @@ fn advise(memory: &Memory, advice: i32) -> std::io::Result<()> {
             .map_err(std::io::Error::other)?;
         let len = usize::try_from(region.len()).map_err(std::io::Error::other)?;
         // SAFETY:
-        // - `start` and `len` are one private anonymous mapping that lives as long as `memory`.
+        // - `start` and `len` are one mapping of ours that lives as long as `memory`.
         // - No Rust reference points into it: guest memory is accessed by volatile copies only.
         if unsafe { libc::madvise(start.cast(), len, advice) } != 0 {
             return Err(std::io::Error::last_os_error());
@@ -175,9 +238,21 @@ mod tests {
 
     #[test]
     fn clear_zeroes() {
-        let memory = allocate(2 * MIB).unwrap();
+        for shared in [false, true] {
+            let memory = allocate(2 * MIB, shared).unwrap();
+            memory.write_obj(0x55u8, GuestAddress(MIB)).unwrap();
+            clear(&memory).unwrap();
+            assert_eq!(memory.read_obj::<u8>(GuestAddress(MIB)).unwrap(), 0);
+        }
+    }
+
+    #[test]
+    fn two_mappings_show_the_same() {
+        let memory = allocate(2 * MIB, true).unwrap();
+        let other = map_again(&memory).unwrap();
         memory.write_obj(0x55u8, GuestAddress(MIB)).unwrap();
+        assert_eq!(other.read_obj::<u8>(GuestAddress(MIB)).unwrap(), 0x55);
         clear(&memory).unwrap();
-        assert_eq!(memory.read_obj::<u8>(GuestAddress(MIB)).unwrap(), 0);
+        assert_eq!(other.read_obj::<u8>(GuestAddress(MIB)).unwrap(), 0);
     }
 }

@@ -75,7 +75,7 @@ pub(crate) enum Next {
 }
 
 /// Decides by a policy, and tells what happens.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Monitor {
     policy: Policy,
     events: Option<Mutex<File>>,
@@ -140,6 +140,11 @@ impl Monitor {
         Ok(Monitor { policy, events })
     }
 
+    /// Has requests that change rights come here, for the sake of device models.
+    pub(crate) fn follow_rights(&mut self) {
+        self.policy.follow_rights();
+    }
+
     /// The policy.
     pub(crate) fn policy(&self) -> &Policy {
         &self.policy
@@ -148,7 +153,9 @@ impl Monitor {
     /// Tells of an exit, and decides how to go on. What cannot be told does not go unnoticed.
     pub(crate) fn serve(&self, exit: &Exit) -> Result<Next, Error> {
         let next = decide(&self.policy, exit);
-        if let (Some(events), Some(event)) = (&self.events, event(exit, next)) {
+        // Of what is only followed nobody wants to hear.
+        let told = exit.kind != HEKI_EXIT_REQUEST || self.policy.consent(exit.op) != Consent::Allow;
+        if let (true, Some(events), Some(event)) = (told, &self.events, event(exit, next)) {
             let mut file = events.lock().unwrap_or_else(PoisonError::into_inner);
             write(&mut *file, &event).map_err(Error::os("write an event"))?;
         }

@@ -123,6 +123,9 @@ pub(crate) struct Policy {
     require: Vec<Protection>,
     requests: Requests,
     denials: Denials,
+    /// This process hears of each change of rights, whatever the file says.
+    #[serde(skip)]
+    rights_followed: bool,
 }
 
 /// What is wrong with a policy file, in one line.
@@ -180,6 +183,16 @@ impl Policy {
         }
     }
 
+    /// Has the host ask before each change of rights, even where the answer is yes.
+    pub(crate) fn follow_rights(&mut self) {
+        self.rights_followed = true;
+    }
+
+    /// Whether the host asks about operation `op`.
+    fn is_asked(&self, op: u32) -> bool {
+        self.consent(op) != Consent::Allow || (self.rights_followed && op != HEKI_OP_PATCH)
+    }
+
     /// Whether anything becomes an event that is nothing else besides.
     pub(crate) fn reports(&self) -> bool {
         let Denials {
@@ -196,9 +209,7 @@ impl Policy {
 
     /// The host's part.
     pub(crate) fn abi(&self) -> heki_abi::Policy {
-        let asked = OPERATIONS
-            .iter()
-            .filter(|&&op| self.consent(op) != Consent::Allow);
+        let asked = OPERATIONS.iter().filter(|&&op| self.is_asked(op));
         heki_abi::Policy {
             version: HEKI_ABI_VERSION,
             allowed: self.allowed(),
@@ -340,6 +351,18 @@ mod tests {
             .unwrap()
             .reports());
         assert_eq!(names(HEKI_PROT_ALL), "write, exec, registers, msrs, tables");
+    }
+
+    #[test]
+    fn changes_of_rights_are_followed() {
+        let mut policy = Policy::parse("[requests]\npatch = \"deny\"").unwrap();
+        let patch = 1 << HEKI_OP_PATCH;
+        assert_eq!(policy.abi().consent, patch);
+        policy.follow_rights();
+        let others = 1 << HEKI_OP_SEAL | 1 << HEKI_OP_GRANT | 1 << HEKI_OP_RELEASE;
+        assert_eq!(policy.abi().consent, patch | others);
+        assert_eq!(policy.consent(HEKI_OP_SEAL), Consent::Allow);
+        assert!(!policy.reports());
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //! One vCPU: its registers at boot, the loop that runs it, and the way back to its first state.
 //!
 //! `vm.rs` creates the vCPUs and gives each a thread. What a guest does here ends at worst in a
-//! [`Report`]. Locks: that of the devices, for one port access at a time.
+//! [`Report`]. Locks: that of the devices, for one port access at a time; that of the disk, for one
+//! memory access or one request of Heki.
 
 use std::cell::Cell;
 use std::ptr;
@@ -209,7 +210,7 @@ impl Vcpu {
             Ok(Next::Answer(answer)) => {
                 // SAFETY: as above; the page is ours to write until KVM runs this vCPU again.
                 unsafe { (*exit).answer = answer };
-                Seen::Done
+                self.complete_request(shared)
             }
             Ok(Next::Run) => Seen::Done,
             Ok(Next::Wait) => {
@@ -223,6 +224,25 @@ impl Vcpu {
                 reason: monitor::reason(known.reason),
             })),
             Err(error) => Seen::Report(Err(error)),
+        }
+    }
+
+    /// Has KVM do what the guest asked for, while no device works, and then has the devices follow.
+    /// The guest does not run meanwhile.
+    fn complete_request(&mut self, shared: &Shared) -> Seen {
+        let Some(mut disk) = shared.disk() else {
+            return Seen::Done;
+        };
+        self.fd.set_kvm_immediate_exit(1);
+        let done = self.fd.run();
+        if let Err(error) = disk.follow() {
+            return Seen::Report(Err(error));
+        }
+        // What else may have come needs the disk.
+        drop(disk);
+        match done {
+            Ok(exit) => handle(exit, shared),
+            Err(error) => Seen::Error(error.errno()),
         }
     }
 
@@ -296,12 +316,20 @@ fn handle(exit: VcpuExit<'_>, shared: &Shared) -> Seen {
             shared.devices().read(port, data);
             Seen::Done
         }
-        // No device lives in memory.
-        VcpuExit::MmioRead(_, data) => {
-            data.fill(0xff);
+        VcpuExit::MmioRead(addr, data) => {
+            match shared.disk() {
+                Some(mut disk) => disk.read(addr, data),
+                None => data.fill(0xff),
+            }
             Seen::Done
         }
-        VcpuExit::MmioWrite(..) | VcpuExit::Intr => Seen::Done,
+        VcpuExit::MmioWrite(addr, data) => {
+            if let Some(mut disk) = shared.disk() {
+                disk.write(addr, data);
+            }
+            Seen::Done
+        }
+        VcpuExit::Intr => Seen::Done,
         VcpuExit::Shutdown => Seen::TripleFault,
         VcpuExit::InternalError => Seen::InternalError,
         VcpuExit::SystemEvent(KVM_SYSTEM_EVENT_RESET, _) => {

@@ -3,8 +3,8 @@
 //! The machine: what KVM is asked for and in which order, the threads, and the reset.
 //!
 //! The main thread owns [`Vm`] and waits for signals, input and reports; each vCPU has a thread
-//! (`vcpu.rs`) while the guest runs. Both share [`Shared`]. Locks: the devices' and the report's,
-//! never both at once.
+//! (`vcpu.rs`) while the guest runs. Both share [`Shared`]. Locks: the devices', the disk's and the
+//! report's, never two at once.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{
@@ -46,6 +46,7 @@ use nix::sys::eventfd::{
     EfdFlags,
     EventFd, //
 };
+use vmm_sys_util::eventfd::EventFd as IrqFd;
 use vmm_sys_util::signal::Killable;
 
 use crate::acpi;
@@ -65,6 +66,7 @@ use crate::devices::{
     Devices,
     SERIAL_IRQ, //
 };
+use crate::disk::Disk;
 use crate::exit::{
     End,
     Error, //
@@ -76,6 +78,10 @@ use crate::memory::{
     KVM_IDENTITY_MAP,
     KVM_TSS, //
 };
+use crate::mmio::{
+    self,
+    Transport, //
+};
 use crate::monitor::Monitor;
 use crate::profile::Profile;
 use crate::vcpu::{
@@ -83,11 +89,12 @@ use crate::vcpu::{
     Report,
     Vcpu, //
 };
+use crate::view::View;
 
 /// A virtual machine, running or not.
 pub(crate) struct Vm {
     fd: VmFd,
-    heki: Option<Heki>,
+    heki: Option<Arc<Heki>>,
     boot: Boot,
     vcpus: Vec<Vcpu>,
     chips: Option<Box<Chips>>,
@@ -101,6 +108,7 @@ pub(crate) struct Shared {
     /// Lives at least as long as any vCPU that runs in it.
     memory: Memory,
     devices: Mutex<Devices>,
+    disk: Option<Mutex<Transport>>,
     stop: AtomicBool,
     report: Mutex<Option<Report>>,
     /// Serves the exits of a guest with a policy.
@@ -123,20 +131,24 @@ impl Vm {
             Some(vmlinux) => Some(Profile::open(vmlinux, &args.lists())?),
             None => None,
         };
-        let monitor = match &args.heki_policy {
+        let mut monitor = match &args.heki_policy {
             Some(policy) => Some(Monitor::open(policy, args.heki_events.as_deref())?),
-            None => None,
+            None => args.devices_follow().then(Monitor::default),
         };
+        if let (true, Some(monitor)) = (args.devices_follow(), &mut monitor) {
+            monitor.follow_rights();
+        }
+        let disk = args.disk.as_ref().map(Disk::open).transpose()?;
         let kvm = open_kvm()?;
         check_cpus(&kvm, args.cpus)?;
-        let memory = memory::allocate(args.memory)?;
+        let memory = memory::allocate(args.memory, args.devices_follow())?;
         let fd = create_vm(&kvm)?;
         let heki = match args.heki {
-            true => Some(Heki::enable(
+            true => Some(Arc::new(Heki::enable(
                 &fd,
                 profile.as_ref(),
                 monitor.as_ref().map(Monitor::policy),
-            )?),
+            )?)),
             false => None,
         };
         memory::register(&fd, &memory)?;
@@ -145,10 +157,14 @@ impl Vm {
             true => Some(Box::new(Chips::save(&fd)?)),
             false => None,
         };
+        let disk = match disk {
+            Some(disk) => Some(wire_disk(&fd, disk, &memory, heki.clone())?),
+            None => None,
+        };
         let output = Output::stdout().map_err(Error::os("open standard output"))?;
         let delay = output.delay();
         let mut vm = Vm {
-            shared: Arc::new(Shared::new(&fd, memory, output, monitor)?),
+            shared: Arc::new(Shared::new(&fd, memory, output, disk, monitor)?),
             fd,
             heki,
             boot,
@@ -192,6 +208,9 @@ impl Vm {
         // First, for what was sealed may be neither cleared nor loaded over.
         if let Some(heki) = &self.heki {
             heki.reset()?;
+        }
+        if let Some(mut disk) = self.shared.disk() {
+            disk.reset()?;
         }
         memory::clear(&self.shared.memory)?;
         self.shared
@@ -336,17 +355,16 @@ impl Shared {
         vm: &VmFd,
         memory: Memory,
         output: Output,
+        disk: Option<Transport>,
         monitor: Option<Monitor>,
     ) -> Result<Self, Error> {
-        let irq = vmm_sys_util::eventfd::EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
-        let irq = irq.map_err(Error::os("create an event"))?;
-        vm.register_irqfd(&irq, SERIAL_IRQ)
-            .map_err(Error::kvm("wire an interrupt"))?;
+        let irq = wire_interrupt(vm, SERIAL_IRQ)?;
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC);
         let wake = Arc::new(wake.map_err(Error::os("create an event"))?);
         Ok(Shared {
             memory,
             devices: Mutex::new(Devices::new(irq, wake.clone(), output)),
+            disk: disk.map(Mutex::new),
             stop: AtomicBool::new(false),
             report: Mutex::new(None),
             monitor,
@@ -366,6 +384,12 @@ impl Shared {
             Err(TryLockError::Poisoned(error)) => Some(error.into_inner()),
             Err(TryLockError::WouldBlock) => None,
         }
+    }
+
+    /// The disk, if there is one. Like the devices, a panic leaves it usable.
+    pub(crate) fn disk(&self) -> Option<MutexGuard<'_, Transport>> {
+        let disk = self.disk.as_ref()?;
+        Some(disk.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Who serves the exits of a guest with a policy.
@@ -437,6 +461,32 @@ impl Chips {
         vm.set_pit2(&self.pit)
             .map_err(Error::kvm("reset the timer"))
     }
+}
+
+fn wire_interrupt(vm: &VmFd, line: u32) -> Result<IrqFd, Error> {
+    let irq = IrqFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC);
+    let irq = irq.map_err(Error::os("create an event"))?;
+    vm.register_irqfd(&irq, line)
+        .map_err(Error::kvm("wire an interrupt"))?;
+    Ok(irq)
+}
+
+/// A disk that sees the guest's memory by a mapping of its own if there is something to be sealed.
+fn wire_disk(
+    vm: &VmFd,
+    disk: Disk,
+    memory: &Memory,
+    heki: Option<Arc<Heki>>,
+) -> Result<Transport, Error> {
+    let memory = match &heki {
+        Some(_) => memory::map_again(memory)?,
+        None => memory.clone(),
+    };
+    Transport::new(
+        disk,
+        View::new(memory, heki),
+        wire_interrupt(vm, mmio::IRQ)?,
+    )
 }
 
 fn open_kvm() -> Result<Kvm, Error> {
