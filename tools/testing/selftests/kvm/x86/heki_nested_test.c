@@ -481,6 +481,75 @@ HEKI_TEST(l1, cannot_write_by_its_vmcs)
 	EXPECT_EQ(0, memcmp(before, vmx->vmcs_hva, sizeof(before)));
 }
 
+/* arg[0]: where L2's exits store MSR_EFER */
+static u64 guest_store_msr(u64 *arg)
+{
+	return vmwrite(VM_EXIT_MSR_STORE_ADDR, arg[0]) || vmwrite(VM_EXIT_MSR_STORE_COUNT, 1);
+}
+
+static void put_msr_entry(struct heki_vm *h, u64 nr)
+{
+	heki_poke(h, HEKI_PAGE(nr), MSR_EFER);
+	heki_poke(h, HEKI_PAGE(nr) + 8, HEKI_CALM);
+}
+
+/* An exit that cannot store what it must is a VMX abort, which shuts L1 down. */
+HEKI_TEST(l1, cannot_write_by_the_msr_store_list)
+{
+	struct l1 *l1 = &self->l1;
+	struct heki_vm *h = &l1->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	if (!host_cpu_is_intel)
+		SKIP(return, "VMX only");
+	put_msr_entry(h, OPEN);
+	put_msr_entry(h, SEALED);
+	EXPECT_EQ(0, heki_call(vcpu, guest_store_msr, HEKI_PAGE(OPEN)));
+	EXPECT_EQ(0, run_l2(l1, guest_nothing, 0, 0));
+	EXPECT_NE(HEKI_CALM, heki_peek(h, HEKI_PAGE(OPEN) + 8));
+
+	seal_pins(h);
+	EXPECT_EQ(0, heki_call(vcpu, guest_store_msr, HEKI_PAGE(SEALED)));
+	heki_prepare_call(vcpu, guest_run_l2, (u64[HEKI_NR_ARGS]){ l1->nested });
+	vcpu_run(vcpu);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+	EXPECT_EQ(HEKI_CALM, heki_peek(h, HEKI_PAGE(SEALED) + 8));
+}
+
+/* arg[0]: the virtual-APIC page of L2 */
+static u64 guest_set_virtual_apic(u64 *arg)
+{
+	return vmwrite(CPU_BASED_VM_EXEC_CONTROL,
+		       vmreadz(CPU_BASED_VM_EXEC_CONTROL) | CPU_BASED_TPR_SHADOW) ||
+	       vmwrite(VIRTUAL_APIC_PAGE_ADDR, arg[0]) || vmwrite(TPR_THRESHOLD, 0);
+}
+
+static u64 guest_set_cr8(u64 *arg)
+{
+	asm volatile("mov %0, %%cr8" : : "r"(arg[0]));
+	return 0;
+}
+
+/* The CPU keeps L2's CR8 in that page. L2 is not entered with a page that is sealed. */
+HEKI_TEST(l1, cannot_write_by_a_virtual_apic)
+{
+	struct l1 *l1 = &self->l1;
+	struct heki_vm *h = &l1->h;
+
+	if (!host_cpu_is_intel)
+		SKIP(return, "VMX only");
+	heki_calm_page(h, OPEN);
+	heki_calm_page(h, SEALED);
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_set_virtual_apic, HEKI_PAGE(OPEN)));
+	EXPECT_EQ(0, run_l2(l1, guest_set_cr8, 5, 0));
+	EXPECT_FALSE(heki_page_is_calm(h, OPEN));
+
+	seal_pins(h);
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_set_virtual_apic, HEKI_PAGE(SEALED)));
+	EXPECT_EQ(L2_FAILED, run_l2(l1, guest_set_cr8, 5, 0));
+	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+}
+
 /*
  * Lets L1 run @fn, which names a page that KVM may not write. KVM may refuse with
  * an exception or, as for any page it cannot map, give the vCPU up.
@@ -536,6 +605,28 @@ HEKI_TEST(l1, cannot_write_by_vmrun)
 
 	seal_pins(&l1->h);
 	attempt(l1, guest_vmrun, SEALED);
+	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
+}
+
+static u64 guest_vmptrst(u64 *arg)
+{
+	return kvm_asm_safe("vmptrst (%[gva])", [gva]"r"(arg[0]));
+}
+
+/* An operand of a VMX instruction. */
+HEKI_TEST(l1, cannot_write_by_vmptrst)
+{
+	struct l1 *l1 = &self->l1;
+
+	if (!host_cpu_is_intel)
+		SKIP(return, "VMX only");
+	heki_calm_page(&l1->h, OPEN);
+	heki_calm_page(&l1->h, SEALED);
+	EXPECT_EQ(0, heki_call(l1->h.vcpu[0], guest_vmptrst, HEKI_PAGE(OPEN)));
+	EXPECT_FALSE(heki_page_is_calm(&l1->h, OPEN));
+
+	seal_pins(&l1->h);
+	attempt(l1, guest_vmptrst, SEALED);
 	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
 }
 
