@@ -1,0 +1,291 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * Memslots under a seal: rights belong to the guest frame, not to the slot or the
+ * host memory behind it. They outlive the slot and hold for whatever comes after.
+ *
+ * heki_clamp_test has the dirty log and new host pages of a slot that stays,
+ * heki_level_test the large pages of a slot in hugetlbfs.
+ */
+#include "kvm_test_harness.h"
+#include "heki.h"
+
+#define SEALED		0
+#define OPEN		1
+#define MOVED_GPA	0x50000000ull
+#define SLOT_BYTES	(HEKI_TEST_PAGES * PAGE_SIZE)
+#define FRAME(nr)	((nr) * 512)	/* first page of a 2 MiB frame */
+
+FIXTURE(slot) {
+	struct heki_vm h;
+	void *hva;
+};
+
+/* The flags that the slot has before and after. */
+FIXTURE_VARIANT(slot) {
+	u32 flags;
+};
+
+FIXTURE_VARIANT_ADD(slot, plain) { .flags = 0 };
+FIXTURE_VARIANT_ADD(slot, logged) { .flags = KVM_MEM_LOG_DIRTY_PAGES };
+
+static int try_set(struct heki_vm *h, u32 flags, u64 gpa, u64 len, void *hva)
+{
+	return __vm_set_user_memory_region(h->vm, HEKI_TEST_SLOT, flags, gpa, len, hva) ?
+	       errno : 0;
+}
+
+static void set(struct heki_vm *h, u32 flags, u64 gpa, u64 len, void *hva)
+{
+	int error = try_set(h, flags, gpa, len, hva);
+
+	TEST_ASSERT(!error, "KVM refuses a memslot: %s", strerror(error));
+}
+
+static void delete(struct heki_vm *h)
+{
+	set(h, 0, HEKI_TEST_GPA, 0, NULL);
+}
+
+FIXTURE_SETUP(slot)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_vm_create(h, 1);
+	self->hva = heki_hva(h, HEKI_TEST_GPA);
+	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
+	TEST_ASSERT(heki_is_writable(h, h->vcpu[0], SEALED), "A page is sealed before the seal");
+	heki_seal_page(h, SEALED);
+}
+
+FIXTURE_TEARDOWN(slot)
+{
+	heki_vm_free(&self->h);
+}
+
+/* The seal is there, and the slot is of use. */
+static bool holds(struct heki_vm *h)
+{
+	return heki_is_sealed(h, h->vcpu[0], SEALED) && heki_is_writable(h, h->vcpu[0], OPEN);
+}
+
+HEKI_TEST(slot, a_seal_outlives_its_slot)
+{
+	struct heki_vm *h = &self->h;
+
+	delete(h);
+	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
+	EXPECT_TRUE(holds(h));
+}
+
+/* Without a slot a write would be one to a device, which the VMM carries out. */
+HEKI_TEST(slot, there_is_no_write_without_a_slot)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_calm_page(h, SEALED);
+	delete(h);
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK));
+	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
+	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+	EXPECT_TRUE(holds(h));
+}
+
+/* KVM takes no other address for a slot; a new slot is clamped as the old one was. */
+HEKI_TEST(slot, other_memory_is_sealed_too)
+{
+	struct heki_vm *h = &self->h;
+	void *other = self->hva + SLOT_BYTES / 2;
+
+	EXPECT_EQ(EINVAL, try_set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES, other));
+	delete(h);
+	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES / 2, other);
+	memset(other, 0, 2 * PAGE_SIZE);
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK));
+	EXPECT_EQ(0, READ_ONCE(*(u64 *)other));
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_write, HEKI_PAGE(OPEN), HEKI_ATTACK));
+	EXPECT_EQ(HEKI_ATTACK, READ_ONCE(*(u64 *)(other + PAGE_SIZE)));
+}
+
+/* The frame stays sealed where it is; the memory that was there is like any other. */
+HEKI_TEST(slot, a_move_leaves_the_seal_behind)
+{
+	struct heki_vm *h = &self->h;
+
+	virt_pg_map(h->vm, MOVED_GPA, MOVED_GPA);
+	heki_calm_page(h, SEALED);
+	set(h, variant->flags, MOVED_GPA, SLOT_BYTES, self->hva);
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK));
+	EXPECT_EQ(HEKI_CALM, READ_ONCE(*(u64 *)self->hva));
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_write, MOVED_GPA, HEKI_ATTACK));
+	EXPECT_EQ(HEKI_ATTACK, READ_ONCE(*(u64 *)self->hva));
+
+	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
+	EXPECT_TRUE(holds(h));
+}
+
+/* A slot that is read-only makes a write an MMIO exit, but not of a sealed page. */
+HEKI_TEST(slot, a_read_only_slot_has_no_exit_for_a_sealed_page)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	EXPECT_EQ(EINVAL, try_set(h, variant->flags | KVM_MEM_READONLY, HEKI_TEST_GPA, SLOT_BYTES,
+				  self->hva));
+	delete(h);
+	set(h, KVM_MEM_READONLY, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
+	EXPECT_TRUE(heki_is_sealed(h, vcpu, SEALED));
+	heki_prepare_call(vcpu, guest_write, (u64[HEKI_NR_ARGS]){ HEKI_PAGE(OPEN), HEKI_ATTACK });
+	vcpu_run(vcpu);
+	EXPECT_EQ(KVM_EXIT_MMIO, vcpu->run->exit_reason);
+	EXPECT_EQ(HEKI_PAGE(OPEN), vcpu->run->mmio.phys_addr);
+	vcpu_run(vcpu);
+	EXPECT_EQ(0, heki_finish_call(vcpu));
+
+	delete(h);
+	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
+	EXPECT_TRUE(holds(h));
+}
+
+HEKI_TEST(slot, flags_change_nothing)
+{
+	struct heki_vm *h = &self->h;
+
+	set(h, variant->flags ^ KVM_MEM_LOG_DIRTY_PAGES, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
+	EXPECT_TRUE(holds(h));
+	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
+	EXPECT_TRUE(holds(h));
+}
+
+HEKI_TEST(slot, new_host_pages_are_sealed_too)
+{
+	struct heki_vm *h = &self->h;
+
+	EXPECT_TRUE(holds(h));
+	ASSERT_EQ(0, madvise(self->hva, 16 * PAGE_SIZE, MADV_DONTNEED));
+	EXPECT_EQ(0, heki_peek(h, HEKI_PAGE(SEALED)));
+	EXPECT_TRUE(holds(h));
+}
+
+/* The host takes the right to write and gives it back, as KSM and migration do. */
+HEKI_TEST(slot, protection_by_the_host_comes_and_goes)
+{
+	struct heki_vm *h = &self->h;
+
+	EXPECT_TRUE(holds(h));
+	ASSERT_EQ(0, mprotect(self->hva, 16 * PAGE_SIZE, PROT_READ));
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_read, HEKI_PAGE(SEALED)));
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_read, HEKI_PAGE(OPEN)));
+	ASSERT_EQ(0, mprotect(self->hva, 16 * PAGE_SIZE, PROT_READ | PROT_WRITE));
+	EXPECT_TRUE(holds(h));
+}
+
+/*
+ * Transparent huge pages. Of frame 1 one page is sealed, frame 2 is as a whole.
+ */
+
+FIXTURE(huge) {
+	struct heki_vm h;
+	u64 large;	/* 2 MiB pages at the start */
+};
+
+static void *frame_hva(struct heki_vm *h, u64 nr)
+{
+	return heki_hva(h, HEKI_PAGE(FRAME(nr)));
+}
+
+FIXTURE_SETUP(huge)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_seal *req;
+
+	if (!thp_configured())
+		SKIP(return, "no transparent huge pages");
+	__heki_vm_create(h, 1, 0, VM_MEM_SRC_ANONYMOUS_THP);
+	ASSERT_EQ(0, madvise(frame_hva(h, 1), FRAME(2) * PAGE_SIZE, MADV_NOHUGEPAGE));
+	memset(frame_hva(h, 1), 1, FRAME(2) * PAGE_SIZE);
+
+	req = heki_begin_request(h, 0);
+	heki_add_page(req, FRAME(1) + 3);
+	heki_add_range(req, HEKI_PAGE(FRAME(2)), FRAME(1) * PAGE_SIZE, 0, HEKI_KIND_RODATA);
+	heki_seal(h);
+	self->large = vm_get_stat(h->vm, pages_2m);
+}
+
+FIXTURE_TEARDOWN(huge)
+{
+	if (self->h.vm)
+		heki_vm_free(&self->h);
+}
+
+static int large_pages(struct heki_vm *h, u64 start)
+{
+	return (int)(vm_get_stat(h->vm, pages_2m) - start);
+}
+
+/* Both frames are sealed as they were, and frame 1 is open in all other pages. */
+static bool frames_hold(struct heki_vm *h)
+{
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	return heki_is_sealed(h, vcpu, FRAME(1) + 3) && heki_is_writable(h, vcpu, FRAME(1) + 2) &&
+	       heki_is_writable(h, vcpu, FRAME(1) + 4) && heki_is_sealed(h, vcpu, FRAME(2)) &&
+	       heki_is_sealed(h, vcpu, FRAME(3) - 1);
+}
+
+/* Makes each of the frames one page of the host. Zero or an errno. */
+static int collapse(struct heki_vm *h)
+{
+	void *hva = frame_hva(h, 1);
+
+	if (madvise(hva, FRAME(2) * PAGE_SIZE, MADV_HUGEPAGE) ||
+	    madvise(hva, FRAME(2) * PAGE_SIZE, MADV_COLLAPSE))
+		return errno;
+	return 0;
+}
+
+/* Reads, so that KVM maps both. */
+static void map_frames(struct heki_vm *h)
+{
+	heki_call(h->vcpu[0], guest_read, HEKI_PAGE(FRAME(1) + 3));
+	heki_call(h->vcpu[0], guest_read, HEKI_PAGE(FRAME(2)));
+}
+
+HEKI_TEST(huge, a_collapse_opens_nothing)
+{
+	struct heki_vm *h = &self->h;
+
+	EXPECT_TRUE(frames_hold(h));
+	EXPECT_EQ(0, large_pages(h, self->large));
+	if (collapse(h))
+		SKIP(return, "the host has no huge pages to spare");
+	map_frames(h);
+	EXPECT_EQ(1, large_pages(h, self->large));
+	EXPECT_TRUE(frames_hold(h));
+	EXPECT_EQ(1, large_pages(h, self->large));
+}
+
+/* The dirty log takes large pages apart; when it ends KVM puts them together again. */
+HEKI_TEST(huge, recovery_opens_nothing)
+{
+	struct heki_vm *h = &self->h;
+
+	if (collapse(h))
+		SKIP(return, "the host has no huge pages to spare");
+	map_frames(h);
+	EXPECT_EQ(1, large_pages(h, self->large));
+
+	vm_mem_region_set_flags(h->vm, HEKI_TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+	EXPECT_TRUE(frames_hold(h));
+	EXPECT_EQ(0, large_pages(h, self->large));
+	vm_mem_region_set_flags(h->vm, HEKI_TEST_SLOT, 0);
+	map_frames(h);
+	EXPECT_EQ(1, large_pages(h, self->large));
+	EXPECT_TRUE(frames_hold(h));
+	EXPECT_EQ(1, large_pages(h, self->large));
+}
+
+int main(int argc, char *argv[])
+{
+	heki_require();
+	return test_harness_run(argc, argv);
+}
