@@ -4,7 +4,7 @@
  * who already runs code in the kernel. See main.c for the list.
  *
  * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c, msr.c,
- * patch.c, grant.c.
+ * patch.c, grant.c, disk.c.
  * Locks: one attack at a time, under the mutex of main.c.
  */
 #ifndef _HEKI_ATTACK_H
@@ -159,6 +159,9 @@ void attack_grant_race(struct attack_report *report);
 void attack_release_text(struct attack_report *report);
 int grant_init(void);
 void grant_exit(void);
+
+/* disk.c */
+void attack_disk_text(struct attack_report *report);
 
 /* cr.c */
 void attack_cr0_wp(struct attack_report *report);

@@ -7,7 +7,8 @@
  * names them all. What an attack changed it puts back, so that the kernel
  * lives on where nothing stopped it. To add one: a function and a table entry.
  *
- * Neighbours: tools.c, write.c, exec.c, cr.c, msr.c, patch.c, grant.c.
+ * Neighbours: tools.c, write.c, exec.c, cr.c, msr.c, patch.c, grant.c,
+ * disk.c.
  * Locks: attack_lock, one attack at a time.
  */
 #define pr_fmt(fmt) "heki_attack: " fmt
@@ -113,6 +114,8 @@ static const struct attack attacks[] = {
 	  attack_grant_trampoline },
 	{ "grant-race", ATTACK_EXEC, "write a page of the pool while the host looks at it",
 	  attack_grant_race },
+	{ "disk-text", ATTACK_WRITE, "have the disk read into text",
+	  attack_disk_text },
 	{ "neighbour", ATTACK_ALLOWED, "write a page in the same 2 MiB frame as a sealed one",
 	  attack_neighbour },
 };

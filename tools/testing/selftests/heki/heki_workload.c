@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * What user space does all day: processes, pipes, files, signals, threads, code
- * that it writes itself, the vDSO. A seal must not be felt by any of it.
+ * What user space does all day: processes, pipes, files, a disk, signals, threads,
+ * code that it writes itself, the vDSO. A seal must not be felt by any of it.
  *
  *   heki_workload [-s SECONDS]    repeat every part for that long (default 1 round)
  *
@@ -331,6 +331,35 @@ static bool vdso(void)
 	return true;
 }
 
+#define DISK		"/dev/vda"
+#define DISK_BYTES	4096
+
+/* A machine without a disk has nothing to test. */
+static bool no_disk(void)
+{
+	return access(DISK, F_OK);
+}
+
+/* Past the page cache, from the second block on: the first is for others. */
+static bool disk(void)
+{
+	static char out[DISK_BYTES] __attribute__((aligned(DISK_BYTES)));
+	static char in[DISK_BYTES] __attribute__((aligned(DISK_BYTES)));
+	static unsigned char round;
+	int fd = no_disk() ? -1 : open(DISK, O_RDWR | O_DIRECT);
+	bool ok;
+
+	if (fd < 0)
+		return no_disk();
+	memset(out, ++round, sizeof(out));
+	out[0] = ~round;
+	ok = pwrite(fd, out, sizeof(out), DISK_BYTES) == sizeof(out) && !fsync(fd) &&
+	     pread(fd, in, sizeof(in), DISK_BYTES) == sizeof(in) &&
+	     !memcmp(in, out, sizeof(in));
+	close(fd);
+	return ok;
+}
+
 static const struct {
 	const char *name;
 	bool (*run)(void);
@@ -338,6 +367,7 @@ static const struct {
 	{ "fork-exec", fork_and_exec },
 	{ "pipes", pipes },
 	{ "files", files },
+	{ "disk", disk },
 	{ "signals", signals },
 	{ "threads", threads },
 	{ "futexes", futexes },
@@ -378,7 +408,11 @@ int main(int argc, char **argv)
 		rounds++;
 	} while (now() < end);
 	ksft_print_msg("%lu rounds\n", rounds);
-	for (size_t i = 0; i < NR_PARTS; i++)
-		ksft_test_result(ok[i], "%s\n", parts[i].name);
+	for (size_t i = 0; i < NR_PARTS; i++) {
+		if (parts[i].run == disk && no_disk())
+			ksft_test_result_skip("%s: this machine has none\n", parts[i].name);
+		else
+			ksft_test_result(ok[i], "%s\n", parts[i].name);
+	}
 	ksft_finished();
 }
