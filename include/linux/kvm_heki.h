@@ -128,6 +128,10 @@ int __kvm_heki_set_policy(struct kvm_heki *heki, struct kvm *kvm,
 void __kvm_heki_get_policy(const struct kvm_heki *heki, struct heki_policy *policy);
 void __kvm_heki_get_caps(const struct kvm_heki *heki, bool exec, bool dt,
 			 struct heki_caps *caps);
+size_t __kvm_heki_state_bytes(const struct kvm_heki *heki, struct kvm *kvm);
+int __kvm_heki_save_state(const struct kvm_heki *heki, struct kvm *kvm, void *data, size_t len);
+int __kvm_heki_restore_state(struct kvm_heki *heki, struct kvm_vcpu *vcpu, const void *data,
+			     size_t len);
 u32 __kvm_heki_get_ranges(const struct kvm_heki *heki, struct heki_range *ranges, u32 room);
 long __kvm_heki_hypercall(struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 			  u64 op, u64 gpa, u64 len, u64 flags);
@@ -166,6 +170,9 @@ void heki_glue_trace_patch(struct kvm_vcpu *vcpu, u32 op, u32 nr, const char *wh
 void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u64 va, u32 reg,
 			  u32 index, u64 bits, u32 reason);
 void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr);
+bool heki_glue_get_counters(struct kvm *kvm, u32 index, struct heki_counters *counters);
+bool heki_glue_has_vcpu(struct kvm *kvm, u32 id);
+void heki_glue_set_counters(struct kvm *kvm, const struct heki_counters *counters);
 bool heki_glue_can_hold_exec(struct kvm_vcpu *vcpu);
 bool heki_glue_can_hold_msrs(struct kvm_vcpu *vcpu);
 bool heki_glue_log_allowed(struct kvm_vcpu *vcpu);

@@ -289,11 +289,119 @@ static int heki_device_resume(struct kvm *kvm)
 	return 0;
 }
 
+/* The saved state and its length; nothing but the length if @room is zero. */
+static void *heki_save_state(struct kvm *kvm, u64 room, size_t *len)
+{
+	void *data;
+	int ret;
+
+	guard(mutex)(&kvm->slots_lock);
+
+	*len = __kvm_heki_state_bytes(kvm->arch.heki, kvm);
+	if (room < *len)
+		return NULL;
+	data = kvzalloc(*len, GFP_KERNEL_ACCOUNT);
+	if (!data)
+		return ERR_PTR(-ENOMEM);
+	ret = __kvm_heki_save_state(kvm->arch.heki, kvm, data, *len);
+	if (!ret)
+		return data;
+	kvfree(data);
+	return ERR_PTR(ret);
+}
+
+static int heki_device_get_state(struct kvm *kvm, void __user *user)
+{
+	struct heki_buffer buffer;
+	size_t len = 0;
+	int ret = 0;
+	void *data;
+
+	if (copy_from_user(&buffer, user, sizeof(buffer)))
+		return -EFAULT;
+
+	mutex_lock(&kvm->lock);
+	data = ERR_PTR(kvm_heki_lock_vcpus(kvm));
+	if (!data) {
+		data = heki_save_state(kvm, buffer.len, &len);
+		kvm_unlock_all_vcpus(kvm);
+	}
+	mutex_unlock(&kvm->lock);
+	if (IS_ERR(data))
+		return PTR_ERR(data);
+
+	if (!data && buffer.len)
+		ret = -E2BIG;
+	else if (data && copy_to_user(u64_to_user_ptr(buffer.data), data, len))
+		ret = -EFAULT;
+	kvfree(data);
+	buffer.len = len;
+	if (ret != -EFAULT && copy_to_user(user, &buffer, sizeof(buffer)))
+		ret = -EFAULT;
+	return ret;
+}
+
+/* In a VM that has not run: no vCPU has seen a world without the seal. */
+static int heki_restore_state(struct kvm *kvm, const void *data, size_t len)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+	int ret;
+
+	kvm_for_each_vcpu(i, vcpu, kvm) {
+		if (!kvm_can_set_cpuid_and_feature_msrs(vcpu))
+			return -EBUSY;
+	}
+	vcpu = kvm_get_vcpu(kvm, 0);
+	if (!vcpu)
+		return -ENXIO;
+
+	vcpu_load(vcpu);
+	kvm_vcpu_srcu_read_lock(vcpu);
+	ret = __kvm_heki_restore_state(kvm->arch.heki, vcpu, data, len);
+	kvm_vcpu_srcu_read_unlock(vcpu);
+	vcpu_put(vcpu);
+	return ret;
+}
+
+/* Copied once; Rust checks the copy. */
+static int heki_device_set_state(struct kvm *kvm, const void __user *user)
+{
+	struct heki_buffer buffer;
+	void *data __free(kvfree) = NULL;
+	int ret;
+
+	if (copy_from_user(&buffer, user, sizeof(buffer)))
+		return -EFAULT;
+	if (!buffer.len)
+		return -EINVAL;
+	if (buffer.len > HEKI_MAX_STATE_BYTES)
+		return -E2BIG;
+	data = kvmalloc(buffer.len, GFP_KERNEL_ACCOUNT);
+	if (!data)
+		return -ENOMEM;
+	if (copy_from_user(data, u64_to_user_ptr(buffer.data), buffer.len))
+		return -EFAULT;
+
+	/* SEV-ES, chosen after the VM opted in: as for the hypercall. */
+	if (kvm->arch.has_protected_state)
+		return -EOPNOTSUPP;
+
+	guard(mutex)(&kvm->lock);
+
+	ret = kvm_heki_lock_vcpus(kvm);
+	if (ret)
+		return ret;
+	ret = heki_restore_state(kvm, data, buffer.len);
+	kvm_unlock_all_vcpus(kvm);
+	return ret;
+}
+
 static int heki_device_has_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
 {
-	if (attr->group != KVM_DEV_HEKI_CTRL)
+	if (attr->group != KVM_DEV_HEKI_CTRL || attr->attr > KVM_DEV_HEKI_RANGES)
 		return -ENXIO;
-	return attr->attr <= KVM_DEV_HEKI_RESUME || attr->attr == KVM_DEV_HEKI_RANGES ? 0 : -ENXIO;
+	return 0;
 }
 
 static int heki_device_set_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
@@ -313,6 +421,8 @@ static int heki_device_set_attr(struct kvm_device *dev, struct kvm_device_attr *
 		return heki_device_set_policy(dev->kvm, u64_to_user_ptr(attr->addr));
 	case KVM_DEV_HEKI_RESUME:
 		return attr->addr ? -EINVAL : heki_device_resume(dev->kvm);
+	case KVM_DEV_HEKI_STATE:
+		return heki_device_set_state(dev->kvm, u64_to_user_ptr(attr->addr));
 	default:
 		return -ENXIO;
 	}
@@ -331,6 +441,8 @@ static int heki_device_get_attr(struct kvm_device *dev, struct kvm_device_attr *
 		return heki_device_get_caps(dev->kvm, u64_to_user_ptr(attr->addr));
 	case KVM_DEV_HEKI_POLICY:
 		return heki_device_get_policy(dev->kvm, u64_to_user_ptr(attr->addr));
+	case KVM_DEV_HEKI_STATE:
+		return heki_device_get_state(dev->kvm, u64_to_user_ptr(attr->addr));
 	case KVM_DEV_HEKI_RANGES:
 		return heki_device_get_ranges(dev->kvm, u64_to_user_ptr(attr->addr));
 	default:
@@ -863,7 +975,7 @@ void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u64 va, u3
 			    bits, reason);
 }
 
-void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr)
+static u64 *heki_counter(struct kvm_vcpu *vcpu, u32 counter)
 {
 	u64 *const counters[] = {
 		[KVM_HEKI_COUNT_QUERY] = &vcpu->stat.heki_query,
@@ -879,8 +991,43 @@ void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr)
 		[KVM_HEKI_COUNT_MSR] = &vcpu->stat.heki_denied_msr,
 	};
 
-	if (counter < ARRAY_SIZE(counters))
-		*counters[counter] += nr;
+	static_assert(ARRAY_SIZE(counters) == HEKI_NR_COUNTERS);
+	return counter < ARRAY_SIZE(counters) ? counters[counter] : NULL;
+}
+
+void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr)
+{
+	u64 *count = heki_counter(vcpu, counter);
+
+	if (count)
+		*count += nr;
+}
+
+bool heki_glue_get_counters(struct kvm *kvm, u32 index, struct heki_counters *counters)
+{
+	struct kvm_vcpu *vcpu = kvm_get_vcpu(kvm, index);
+	u32 i;
+
+	if (!vcpu)
+		return false;
+	counters->vcpu = vcpu->vcpu_id;
+	for (i = 0; i < HEKI_NR_COUNTERS; i++)
+		counters->value[i] = *heki_counter(vcpu, i);
+	return true;
+}
+
+bool heki_glue_has_vcpu(struct kvm *kvm, u32 id)
+{
+	return id < KVM_MAX_VCPU_IDS && kvm_get_vcpu_by_id(kvm, id);
+}
+
+void heki_glue_set_counters(struct kvm *kvm, const struct heki_counters *counters)
+{
+	struct kvm_vcpu *vcpu = kvm_get_vcpu_by_id(kvm, counters->vcpu);
+	u32 i;
+
+	for (i = 0; vcpu && i < HEKI_NR_COUNTERS; i++)
+		*heki_counter(vcpu, i) = counters->value[i];
 }
 
 static bool heki_is_hypervisor(struct kvm *kvm)

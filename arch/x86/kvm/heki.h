@@ -31,6 +31,7 @@ void __kvm_heki_init_vm(struct kvm *kvm);
 void __kvm_heki_destroy_vm(struct kvm *kvm);
 void kvm_heki_create_debugfs(struct kvm *kvm);
 void kvm_heki_reload(struct kvm_vcpu *vcpu);
+int kvm_heki_lock_vcpus(struct kvm *kvm);
 int kvm_heki_reset_by_device(struct kvm *kvm);
 void kvm_heki_reset_by_vcpus(struct kvm_vcpu *vcpu);
 void __kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs);

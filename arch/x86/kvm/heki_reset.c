@@ -28,16 +28,26 @@ static void heki_reset(struct kvm *kvm)
 	WRITE_ONCE(kvm->arch.heki->paused, 0);
 }
 
+/* All vCPUs out of KVM_RUN, and none more. kvm->lock held. */
+int kvm_heki_lock_vcpus(struct kvm *kvm)
+{
+	if (kvm_is_vcpu_creation_in_progress(kvm) || kvm_trylock_all_vcpus(kvm))
+		return -EBUSY;
+	return 0;
+}
+
 /* What the old guest asked for, or did, does not touch the next one. */
 int kvm_heki_reset_by_device(struct kvm *kvm)
 {
 	struct kvm_vcpu *vcpu;
 	unsigned long i;
+	int ret;
 
 	guard(mutex)(&kvm->lock);
 
-	if (kvm_is_vcpu_creation_in_progress(kvm) || kvm_trylock_all_vcpus(kvm))
-		return -EBUSY;
+	ret = kvm_heki_lock_vcpus(kvm);
+	if (ret)
+		return ret;
 
 	mutex_lock(&kvm->slots_lock);
 	heki_reset(kvm);

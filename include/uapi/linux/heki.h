@@ -309,7 +309,120 @@ struct heki_frozen {
 #define   KVM_DEV_HEKI_CAPS		2	/* get: struct heki_caps */
 #define   KVM_DEV_HEKI_POLICY		3	/* get; set, once and before the first vCPU: struct heki_policy */
 #define   KVM_DEV_HEKI_RESUME		4	/* set: ends a pause */
+#define   KVM_DEV_HEKI_STATE		5	/* get; set, before a vCPU runs: struct heki_buffer */
 #define   KVM_DEV_HEKI_RANGES		6	/* get: struct heki_ranges */
+
+/**
+ * struct heki_buffer - memory of the VMM for KVM_DEV_HEKI_STATE
+ * @data:	address of the saved state, or of room for it
+ * @len:	its length in bytes. Get writes how many bytes there are; with zero here
+ *		it writes nothing else.
+ */
+struct heki_buffer {
+	__u64 data;
+	__u64 len;
+};
+
+#define HEKI_SAVED_MAGIC		0x54415453494b4548	/* "HEKISTAT" */
+#define HEKI_SAVED_VERSION		1
+#define HEKI_MAX_STATE_BYTES		4194304
+#define HEKI_NR_COUNTERS		11
+
+/**
+ * struct heki_saved - header of a saved state
+ * @magic:	HEKI_SAVED_MAGIC
+ * @version:	HEKI_SAVED_VERSION
+ * @nr_records:	number of records that follow
+ * @len:	length in bytes of all, this header included
+ *
+ * Records follow, each a struct heki_record and its content: in the order of
+ * their kinds, each once. A VM that is open has LIFE and COUNTERS only, one that is
+ * sealed has all.
+ */
+struct heki_saved {
+	__u64 magic;
+	__u32 version;
+	__u32 nr_records;
+	__u64 len;
+};
+
+#define HEKI_RECORD_LIFE		1	/* struct heki_life */
+#define HEKI_RECORD_SEAL		2	/* the SEAL request that has the same effect */
+#define HEKI_RECORD_VALUES		3	/* __u64 for each pin of it */
+#define HEKI_RECORD_SITES		4	/* struct heki_place, ascending */
+#define HEKI_RECORD_PROBES		5	/* struct heki_probe, ascending */
+#define HEKI_RECORD_COUNTERS		6	/* struct heki_counters, ascending by vCPU */
+
+/**
+ * struct heki_record - header of a record
+ * @kind:	HEKI_RECORD_*
+ * @reserved:	zero
+ * @len:	length in bytes of the content that follows
+ */
+struct heki_record {
+	__u32 kind;
+	__u32 reserved;
+	__u64 len;
+};
+
+/**
+ * struct heki_life - where a VM is in its life
+ * @state:	HEKI_STATE_OPEN or HEKI_STATE_SEALED
+ * @reserved:	zero
+ * @text_va:	where the kernel's text begins, if the VMM's profile was found to be of
+ *		it, else zero
+ */
+struct heki_life {
+	__u32 state;
+	__u32 reserved;
+	__u64 text_va;
+};
+
+/* What an instruction may become. */
+#define HEKI_RULE_FROZEN		0	/* nothing else */
+#define HEKI_RULE_JUMP_LABEL		1	/* a NOP, or a jump to @target */
+#define HEKI_RULE_CALL			2	/* a static call */
+#define HEKI_RULE_TAIL_CALL		3	/* the last thing of its function */
+#define HEKI_RULE_FTRACE		4	/* a NOP, or a call of ftrace */
+
+/**
+ * struct heki_place - an instruction that may change
+ * @va:		its address
+ * @target:	jump label: where it jumps to; static call: a function of the type of
+ *		its callees, or zero; else zero
+ * @len:	its length in bytes: 2, 5 or 6
+ * @rule:	HEKI_RULE_*
+ */
+struct heki_place {
+	__u64 va;
+	__u64 target;
+	__u32 len;
+	__u32 rule;
+};
+
+/**
+ * struct heki_probe - an instruction on which a breakpoint may be put
+ * @va:		its address
+ * @code:	what stood there at the seal, HEKI_SLOT_BYTES, then zero
+ */
+struct heki_probe {
+	__u64 va;
+	__u8 code[16];
+};
+
+/**
+ * struct heki_counters - the counters of a vCPU
+ * @vcpu:	its ID
+ * @reserved:	zero
+ * @value:	heki_query, heki_seal, heki_refused, heki_denied_write, heki_denied_exec,
+ *		heki_denied_cr, heki_patch, heki_patched, heki_grant, heki_denied_patch,
+ *		heki_denied_msr
+ */
+struct heki_counters {
+	__u32 vcpu;
+	__u32 reserved;
+	__u64 value[11];
+};
 
 /**
  * struct heki_ranges - header of what KVM_DEV_HEKI_RANGES reads

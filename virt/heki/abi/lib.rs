@@ -231,6 +231,41 @@ pub const KVM_DEV_HEKI_CAPS: u64 = 2;
 pub const KVM_DEV_HEKI_POLICY: u64 = 3;
 /// Attribute of [`KVM_DEV_HEKI_CTRL`]: end a pause.
 pub const KVM_DEV_HEKI_RESUME: u64 = 4;
+/// Attribute of [`KVM_DEV_HEKI_CTRL`]: a [`Buffer`] with the saved state; set before a vCPU runs.
+pub const KVM_DEV_HEKI_STATE: u64 = 5;
+
+/// What a saved state begins with.
+pub const HEKI_SAVED_MAGIC: u64 = 0x5441_5453_494b_4548;
+/// Version of the layout of a saved state.
+pub const HEKI_SAVED_VERSION: u32 = 1;
+/// Largest saved state, in bytes.
+pub const HEKI_MAX_STATE_BYTES: u32 = 4_194_304;
+/// Number of counters of a vCPU.
+pub const HEKI_NR_COUNTERS: u32 = 11;
+
+/// Record of a saved state: a [`Life`].
+pub const HEKI_RECORD_LIFE: u32 = 1;
+/// Record: the SEAL request that has the same effect.
+pub const HEKI_RECORD_SEAL: u32 = 2;
+/// Record: `u64` for each pin of it.
+pub const HEKI_RECORD_VALUES: u32 = 3;
+/// Record: [`Place`], ascending.
+pub const HEKI_RECORD_SITES: u32 = 4;
+/// Record: [`Probe`], ascending.
+pub const HEKI_RECORD_PROBES: u32 = 5;
+/// Record: [`Counters`], ascending by vCPU.
+pub const HEKI_RECORD_COUNTERS: u32 = 6;
+
+/// Rule of a [`Place`]: it becomes nothing else.
+pub const HEKI_RULE_FROZEN: u32 = 0;
+/// Rule: a NOP, or a jump to the target.
+pub const HEKI_RULE_JUMP_LABEL: u32 = 1;
+/// Rule: a static call.
+pub const HEKI_RULE_CALL: u32 = 2;
+/// Rule: a static call that is the last thing of its function.
+pub const HEKI_RULE_TAIL_CALL: u32 = 3;
+/// Rule: a NOP, or a call of ftrace.
+pub const HEKI_RULE_FTRACE: u32 = 4;
 /// Attribute of [`KVM_DEV_HEKI_CTRL`]: read a [`Ranges`] and as many [`Range`]s behind it.
 pub const KVM_DEV_HEKI_RANGES: u64 = 6;
 
@@ -466,6 +501,92 @@ pub struct Frozen {
     pub total: u32,
     /// Addresses of keys and trampolines that the VMM froze, ascending, zero after `nr`.
     pub va: [u64; HEKI_FROZEN_ENTRIES as usize],
+}
+
+/// Memory of the VMM for [`KVM_DEV_HEKI_STATE`] (`struct heki_buffer`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Buffer {
+    /// Address of the saved state, or of room for it.
+    pub data: u64,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// Header of a saved state (`struct heki_saved`).
+///
+/// Records follow, each a [`Record`] and its content, in the order of their kinds.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Saved {
+    /// [`HEKI_SAVED_MAGIC`].
+    pub magic: u64,
+    /// [`HEKI_SAVED_VERSION`].
+    pub version: u32,
+    /// Number of records that follow.
+    pub nr_records: u32,
+    /// Length of all in bytes.
+    pub len: u64,
+}
+
+/// Header of a record (`struct heki_record`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Record {
+    /// `HEKI_RECORD_*`.
+    pub kind: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Length in bytes of the content that follows.
+    pub len: u64,
+}
+
+/// Where a VM is in its life (`struct heki_life`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Life {
+    /// [`HEKI_STATE_OPEN`] or [`HEKI_STATE_SEALED`].
+    pub state: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Where the text begins of which the VMM gave the profile, else zero.
+    pub text_va: u64,
+}
+
+/// An instruction that may change (`struct heki_place`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Place {
+    /// Its address.
+    pub va: u64,
+    /// Where a jump label jumps to, a function of a static call's type, or zero.
+    pub target: u64,
+    /// Its length in bytes: 2, 5 or 6.
+    pub len: u32,
+    /// `HEKI_RULE_*`.
+    pub rule: u32,
+}
+
+/// An instruction on which a breakpoint may be put (`struct heki_probe`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Probe {
+    /// Its address.
+    pub va: u64,
+    /// What stood there at the seal, [`HEKI_SLOT_BYTES`], then zero.
+    pub code: [u8; 16],
+}
+
+/// The counters of a vCPU (`struct heki_counters`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Counters {
+    /// Its ID.
+    pub vcpu: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// In the order of the header.
+    pub value: [u64; HEKI_NR_COUNTERS as usize],
 }
 
 /// What the VMM knows of the guest's kernel from its vmlinux (`struct heki_profile`).

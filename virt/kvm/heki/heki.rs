@@ -22,6 +22,7 @@ mod pin;
 mod policy;
 mod protect;
 mod show;
+mod state;
 mod text;
 mod verdict;
 mod vm;

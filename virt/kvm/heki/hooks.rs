@@ -28,6 +28,7 @@ use crate::{
     },
     protect,
     show,
+    state,
     text,
     vm::Vm, //
 };
@@ -164,6 +165,62 @@ pub(crate) unsafe extern "C" fn __kvm_heki_get_caps(
     let vm = unsafe { vm(heki) };
     // SAFETY: as above; both types are the one layout of the ABI.
     unsafe { caps.cast::<abi::Caps>().write(consent::caps(vm, exec, dt)) };
+}
+
+/// The number of bytes of a VM's saved state.
+///
+/// # Safety
+///
+/// `heki` is live and belongs to `kvm`, valid, whose `slots_lock` and vCPUs the caller holds, outside
+/// `kvm->srcu`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_state_bytes(
+    heki: *const bindings::kvm_heki,
+    kvm: *mut bindings::kvm,
+) -> usize {
+    // SAFETY: by this function's safety requirements.
+    let (vm, lock) = unsafe { (vm(heki), SlotsLock::held_by_caller(kvm)) };
+    state::bytes(vm, &lock)
+}
+
+/// Saves a VM's state: 0, -EINVAL or -ENOMEM. Sleeps.
+///
+/// # Safety
+///
+/// As `__kvm_heki_state_bytes`, which returned `len` since the lock was taken; `data` is valid for
+/// writes of `len` bytes that are initialised.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_save_state(
+    heki: *const bindings::kvm_heki,
+    kvm: *mut bindings::kvm,
+    data: *mut c_void,
+    len: usize,
+) -> c_int {
+    // SAFETY: by this function's safety requirements.
+    let (vm, lock) = unsafe { (vm(heki), SlotsLock::held_by_caller(kvm)) };
+    // SAFETY: as above.
+    let data = unsafe { slice::from_raw_parts_mut(data.cast::<u8>(), len) };
+    from_result(|| state::save(vm, &lock, data).map(|()| 0))
+}
+
+/// Takes up a saved state: 0 or a negative errno. Sleeps.
+///
+/// # Safety
+///
+/// As `__kvm_heki_hypercall`, with every vCPU held, of which none has run; `data` is valid for reads
+/// of `len` bytes.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_restore_state(
+    heki: *mut bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+    data: *const c_void,
+    len: usize,
+) -> c_int {
+    // SAFETY: by this function's safety requirements.
+    let (vm, mut vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    // SAFETY: as above.
+    let data = unsafe { slice::from_raw_parts(data.cast::<u8>(), len) };
+    from_result(|| state::restore(vm, &mut vcpu, data).map(|()| 0))
 }
 
 /// Gives out the ranges of a VM's seal, as many as there is room for; how many there are.

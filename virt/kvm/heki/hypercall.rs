@@ -12,9 +12,12 @@
 use crate::{
     abi,
     consent,
-    kvm::vcpu::{
-        Asked,
-        Vcpu, //
+    kvm::{
+        slots::SlotsLock,
+        vcpu::{
+            Asked,
+            Vcpu, //
+        }, //
     },
     policy::{
         lifecycle::{
@@ -273,17 +276,21 @@ pub(crate) fn parse<'a>(
     vcpu: &Vcpu<'_>,
     bytes: &'a [u8],
 ) -> Result<Request<'a>, Refusal> {
-    let caps = Caps {
+    let request = Request::parse(bytes, &caps(vm, vcpu))?;
+    vm.policy(vcpu.reader()).check(&request)?;
+    Ok(request)
+}
+
+/// What a SEAL is held against, but for the policy.
+pub(crate) fn caps(vm: &Vm, vcpu: &Vcpu<'_>) -> Caps {
+    Caps {
         exec: vcpu.can_hold_exec(),
         cr0_pinnable: vm.cr0_pinnable(),
         cr4_pinnable: vm.cr4_pinnable,
         msr: vcpu.can_hold_msrs(),
         cr0: vcpu.register(abi::HEKI_REG_CR0),
         cr4: vcpu.register(abi::HEKI_REG_CR4),
-    };
-    let request = Request::parse(bytes, &caps)?;
-    vm.policy(vcpu.reader()).check(&request)?;
-    Ok(request)
+    }
 }
 
 fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8], asked: &mut Asked) -> Result<(), Refusal> {
@@ -294,10 +301,7 @@ fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8], asked: &mut Asked) -> Result
     let held = Arc::new(held, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
 
     let mut lock = vcpu.lock_slots();
-    let is_memory = |region: &Region| lock.is_memory(region.start, region.nr_pages());
-    if !regions.iter().all(is_memory) {
-        return Err(Refusal::NotMemory);
-    }
+    check_memory(&lock, regions.as_slice())?;
     let windows = text::windows(regions.as_slice())?;
     let facts = text::gather(vm, &lock, &request, windows.as_slice())?;
     let seal = Seal {
@@ -335,8 +339,18 @@ pub(crate) fn what_is_asked(request: &Request<'_>) -> Asked {
     }
 }
 
+/// Refuses regions that are not the VM's memory.
+pub(crate) fn check_memory(lock: &SlotsLock<'_>, regions: &[Region]) -> Result<(), Refusal> {
+    let is_memory = |region: &Region| lock.is_memory(region.start, region.nr_pages());
+    if regions.iter().all(is_memory) {
+        Ok(())
+    } else {
+        Err(Refusal::NotMemory)
+    }
+}
+
 /// The permission map that a request describes.
-fn plan(request: &Request<'_>) -> Result<KVVec<Region>, Refusal> {
+pub(crate) fn plan(request: &Request<'_>) -> Result<KVVec<Region>, Refusal> {
     let mut regions = KVVec::from_elem(Region::default(), request.nr_ranges(), GFP_KERNEL_ACCOUNT)
         .map_err(|_| Refusal::NoMemory)?;
     let used = request::build(request, regions.as_mut_slice())?;

@@ -19,6 +19,7 @@ use crate::{
             Scope, //
         },
         request::Request,
+        saved,
         verdict::Verdict, //
     },
     verdict,
@@ -69,6 +70,24 @@ pub(crate) fn gather(vcpu: &Vcpu<'_>, request: &Request<'_>) -> Result<KVVec<Hel
     for pin in request.kept() {
         let held = registers::hold(&pin, vcpu.see(pin.reg, pin.index))?;
         all.push(held, GFP_KERNEL_ACCOUNT)
+            .map_err(|_| Refusal::NoMemory)?;
+    }
+    registers::check(all.as_slice())?;
+    Ok(all)
+}
+
+/// The same of a saved state, with the values that it has: `vcpu`, like all others, may still have
+/// those of its creation.
+///
+/// # Errors
+///
+/// As [`gather`].
+pub(crate) fn restore(vcpu: &Vcpu<'_>, saved: &saved::Seal<'_>) -> Result<KVVec<Held>, Refusal> {
+    let mut all = KVVec::with_capacity(saved.request.nr_pins(), GFP_KERNEL_ACCOUNT)
+        .map_err(|_| Refusal::NoMemory)?;
+    for (pin, value) in saved.kept() {
+        let held = registers::hold(&pin, vcpu.see(pin.reg, pin.index))?;
+        all.push(Held { value, ..held }, GFP_KERNEL_ACCOUNT)
             .map_err(|_| Refusal::NoMemory)?;
     }
     registers::check(all.as_slice())?;

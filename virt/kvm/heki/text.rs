@@ -40,9 +40,13 @@ use crate::{
             Text, //
         },
         refusal::Refusal,
-        request::Request, //
+        request::Request,
+        saved, //
     },
-    vm::Vm, //
+    vm::{
+        Seal,
+        Vm, //
+    },
 };
 use core::ops::Range;
 use kernel::prelude::*;
@@ -89,6 +93,20 @@ impl Facts {
             profile: profile
                 .zip(self.profiled)
                 .map(|(bytes, text_va)| bytes.profile().at(text_va)),
+        }
+    }
+
+    /// What there is to be saved of `seal`, whose facts these are.
+    pub(crate) fn source<'a>(&'a self, seal: &'a Seal) -> saved::Source<'a> {
+        saved::Source {
+            exec: seal.exec,
+            regions: seal.regions.as_slice(),
+            pins: seal.pins,
+            held: seal.held.as_slice(),
+            areas: &self.areas,
+            sites: self.sites.as_slice(),
+            probes: self.probes.as_slice(),
+            text_va: self.profiled,
         }
     }
 
@@ -223,6 +241,44 @@ pub(crate) fn gather(
         sites,
         probes,
     })
+}
+
+/// What was gathered at the seal of which this is the saved state. The guest's memory is there
+/// already: its kernel must be the one of the profile still.
+///
+/// # Errors
+///
+/// [`Refusal::WrongKernel`] if the VMM gave no profile or that of another kernel,
+/// [`Refusal::NoMemory`].
+pub(crate) fn restore(
+    vm: &Vm,
+    lock: &SlotsLock<'_>,
+    saved: &saved::Seal<'_>,
+    windows: &[Window],
+) -> Result<Facts, Refusal> {
+    if let Some(text_va) = saved.text_va {
+        let profile = vm.profile(lock.reader()).ok_or(Refusal::WrongKernel)?;
+        let placed = place(profile.profile(), windows, &Sealed::new(lock, windows))?;
+        if placed.text_va() != text_va {
+            return Err(Refusal::WrongKernel);
+        }
+    }
+    Ok(Facts {
+        areas: Areas::new(saved.request.areas()),
+        sites: collect(saved.nr_sites(), saved.sites())?,
+        probes: collect(saved.nr_probes(), saved.probes())?,
+        profiled: saved.text_va,
+    })
+}
+
+fn collect<T>(nr: usize, items: impl Iterator<Item = T>) -> Result<KVVec<T>, Refusal> {
+    let mut all =
+        KVVec::with_capacity(nr, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+    for item in items {
+        all.push(item, GFP_KERNEL_ACCOUNT)
+            .map_err(|_| Refusal::NoMemory)?;
+    }
+    Ok(all)
 }
 
 /// Keeps what stands where the profile allows breakpoints. An address at which none can be is left

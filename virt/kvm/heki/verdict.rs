@@ -62,6 +62,21 @@ pub(crate) fn sealed(vcpu: &Vcpu<'_>, asked: Asked, outcome: Result<(), Refusal>
     }
 }
 
+/// A saved state took effect or was refused.
+pub(crate) fn restored(vcpu: &Vcpu<'_>, outcome: Result<(), Refusal>) {
+    if !vcpu.log_allowed() {
+        return;
+    }
+    let pid = vcpu.pid();
+    match outcome {
+        Ok(()) => pr_info!("heki: VM of process {pid}: state restored\n"),
+        Err(refusal) => {
+            let why = refusal.as_str();
+            pr_info!("heki: VM of process {pid}: state refused: {why}\n")
+        }
+    }
+}
+
 /// A change of sealed text took effect, or did not.
 pub(crate) fn changed(vcpu: &Vcpu<'_>, op: u32, outcome: Result<u32, Failure>, ret: c_long) {
     let nr = outcome.unwrap_or(0);

@@ -239,6 +239,22 @@ fn constants_have_the_values_of_the_header() {
         KVM_DEV_HEKI_CAPS,
         KVM_DEV_HEKI_POLICY,
         KVM_DEV_HEKI_RESUME,
+        KVM_DEV_HEKI_STATE,
+        HEKI_SAVED_MAGIC,
+        HEKI_SAVED_VERSION,
+        HEKI_MAX_STATE_BYTES,
+        HEKI_NR_COUNTERS,
+        HEKI_RECORD_LIFE,
+        HEKI_RECORD_SEAL,
+        HEKI_RECORD_VALUES,
+        HEKI_RECORD_SITES,
+        HEKI_RECORD_PROBES,
+        HEKI_RECORD_COUNTERS,
+        HEKI_RULE_FROZEN,
+        HEKI_RULE_JUMP_LABEL,
+        HEKI_RULE_CALL,
+        HEKI_RULE_TAIL_CALL,
+        HEKI_RULE_FTRACE,
         KVM_DEV_HEKI_RANGES,
         HEKI_MAX_PROFILE_ENTRIES,
         HEKI_MAX_PROBES,
@@ -323,6 +339,35 @@ fn structs_have_the_fields_of_the_header() {
             nr,
             total,
             va
+        }),
+        layout!(Buffer { data, len }),
+        layout!(Saved {
+            magic,
+            version,
+            nr_records,
+            len
+        }),
+        layout!(Record {
+            kind,
+            reserved,
+            len
+        }),
+        layout!(Life {
+            state,
+            reserved,
+            text_va
+        }),
+        layout!(Place {
+            va,
+            target,
+            len,
+            rule
+        }),
+        layout!(Probe { va, code }),
+        layout!(Counters {
+            vcpu,
+            reserved,
+            value
         }),
         layout!(Profile {
             version,

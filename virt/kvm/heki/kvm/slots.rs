@@ -6,14 +6,17 @@
 //! Locks: taken outside `kvm->srcu` and `kvm->mmu_lock`.
 
 use super::publish::Reader;
+use crate::abi;
 use core::{
     marker::PhantomData,
-    ops::Range, //
+    ops::Range,
+    ptr, //
 };
 use kernel::{
     bindings,
     types::NotThreadSafe, //
 };
+use zerocopy::FromZeros;
 
 /// Proof that `kvm->slots_lock` is held for `'a`.
 ///
@@ -45,6 +48,30 @@ impl SlotsLock<'_> {
     pub(crate) fn is_memory(&self, gfn: u64, nr_pages: u64) -> bool {
         // SAFETY: `kvm` is valid and the lock held, by the type invariants.
         unsafe { bindings::heki_glue_is_memory(self.kvm, gfn, nr_pages) }
+    }
+
+    /// The counters of the vCPU that was created as number `index`, `None` if there is none.
+    pub(crate) fn counters(&self, index: u32) -> Option<abi::Counters> {
+        let mut counters = abi::Counters::new_zeroed();
+        // SAFETY: `kvm` is valid by the type invariants, `counters` for a write; both types are the
+        // one layout of the ABI.
+        let found = unsafe {
+            bindings::heki_glue_get_counters(self.kvm, index, (&raw mut counters).cast())
+        };
+        found.then_some(counters)
+    }
+
+    /// Whether there is a vCPU with this ID.
+    pub(crate) fn has_vcpu(&self, id: u32) -> bool {
+        // SAFETY: `kvm` is valid by the type invariants.
+        unsafe { bindings::heki_glue_has_vcpu(self.kvm, id) }
+    }
+
+    /// Sets the counters of a vCPU, if it exists.
+    pub(crate) fn set_counters(&self, counters: &abi::Counters) {
+        // SAFETY: `kvm` is valid by the type invariants, `counters` for a read; both types are the
+        // one layout of the ABI.
+        unsafe { bindings::heki_glue_set_counters(self.kvm, ptr::from_ref(counters).cast()) }
     }
 
     /// Leave to read what is published: only the holder of this lock replaces it.

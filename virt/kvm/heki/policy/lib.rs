@@ -41,6 +41,7 @@ pub mod refusal;
 pub mod registers;
 pub mod request;
 pub mod rights;
+pub mod saved;
 pub mod sort;
 pub mod verdict;
 pub mod vmm;

@@ -78,6 +78,12 @@ pub enum Refusal {
     NotAllowed,
     /// The VMM was asked, and did not consent.
     NoConsent,
+    /// A saved state that does not begin as one.
+    BadMagic,
+    /// A record of a saved state that is unknown, missing, out of order or makes no sense.
+    BadRecord,
+    /// A saved state with a vCPU that this VM does not have.
+    NoVcpu,
 }
 
 impl Refusal {
@@ -118,6 +124,9 @@ impl Refusal {
             Self::BadOperation => "bad_operation",
             Self::NotAllowed => "not_allowed",
             Self::NoConsent => "no_consent",
+            Self::BadMagic => "bad_magic",
+            Self::BadRecord => "bad_record",
+            Self::NoVcpu => "no_vcpu",
         }
     }
 
@@ -154,7 +163,10 @@ impl Refusal {
             | Self::CetNeedsWp
             | Self::SspNeedsXss
             | Self::ExecNeedsSmep
-            | Self::BadProfile => abi::KVM_EINVAL,
+            | Self::BadProfile
+            | Self::BadMagic
+            | Self::BadRecord
+            | Self::NoVcpu => abi::KVM_EINVAL,
         }
     }
 }

@@ -55,12 +55,22 @@ pub struct Caps {
     pub cr4: u64,
 }
 
+/// Who wrote a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    /// A guest that seals itself.
+    Guest,
+    /// [`saved`](super::saved), of a seal that was changed since: it may have lost all ranges that
+    /// a guest must begin with, and got what only a GRANT makes.
+    State,
+}
+
 /// A SEAL request that passed every check which needs no VM.
 ///
 /// # Invariants
 ///
-/// Every range passed `check_range`, at least one has the right to run if `exec`, there are ranges
-/// or pins, and the areas passed `check_areas`.
+/// Every range passed `check_range`, the areas passed `check_areas`. In a guest's request at least
+/// one range has the right to run if `exec`, and there are ranges or pins.
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     exec: bool,
@@ -77,6 +87,16 @@ impl<'a> Request<'a> {
     ///
     /// The first refusal found. Overlaps are found by [`build`].
     pub fn parse(bytes: &'a [u8], caps: &Caps) -> Result<Self, Refusal> {
+        Self::parse_from(Origin::Guest, bytes, caps)
+    }
+
+    /// As [`Self::parse`], for the SEAL in a saved state.
+    pub(super) fn parse_saved(bytes: &'a [u8], caps: &Caps) -> Result<Self, Refusal> {
+        Self::parse_from(Origin::State, bytes, caps)
+    }
+
+    fn parse_from(origin: Origin, bytes: &'a [u8], caps: &Caps) -> Result<Self, Refusal> {
+        let is_first = origin == Origin::Guest;
         let Parts {
             header,
             ranges,
@@ -87,14 +107,14 @@ impl<'a> Request<'a> {
         if exec && !caps.exec {
             return Err(Refusal::ExecUnsupported);
         }
-        if ranges.is_empty() && pins.is_empty() {
+        if is_first && ranges.is_empty() && pins.is_empty() {
             return Err(Refusal::Empty);
         }
 
         for range in ranges {
-            check_sealed(&range.get())?;
+            check_sealed(&range.get(), origin)?;
         }
-        if exec && !ranges.iter().any(|range| runs(&range.get())) {
+        if is_first && exec && !ranges.iter().any(|range| runs(&range.get())) {
             return Err(Refusal::NoExec);
         }
 
@@ -139,10 +159,15 @@ impl<'a> Request<'a> {
         self.all_pins.len()
     }
 
+    /// The pins of all registers, in the order of the request.
+    pub(super) fn all_pins(&self) -> impl Iterator<Item = abi::Pin> + 'a {
+        self.all_pins.iter().map(|pin| pin.get())
+    }
+
     /// The pins of registers that are held by value, for [`registers::hold`].
     pub fn kept(&self) -> impl Iterator<Item = abi::Pin> + 'a {
-        let all = self.all_pins.iter().map(|pin| pin.get());
-        all.filter(|pin| registers::is_kept(pin.reg))
+        self.all_pins()
+            .filter(|pin| registers::is_kept(pin.reg))
     }
 
     /// What the guest says of its text, in its order.
@@ -246,9 +271,9 @@ const fn runs(range: &abi::Range) -> bool {
 
 /// Checks one range of a SEAL by itself. Only a GRANT, which looks at the content, makes ftrace
 /// trampolines.
-fn check_sealed(range: &abi::Range) -> Result<(), Refusal> {
+fn check_sealed(range: &abi::Range, origin: Origin) -> Result<(), Refusal> {
     check_range(range)?;
-    if range.kind == abi::HEKI_KIND_FTRACE {
+    if origin == Origin::Guest && range.kind == abi::HEKI_KIND_FTRACE {
         return Err(Refusal::BadKind);
     }
     Ok(())
@@ -288,6 +313,22 @@ pub(super) fn region(range: &abi::Range, unlisted: Rights) -> Region {
         va: range.va,
         rights: rights.union(unlisted),
         kind: range.kind,
+    }
+}
+
+/// The range that [`region`] makes `region` of, in a seal that limits execution or not.
+pub(super) fn range(region: &Region, exec: bool) -> abi::Range {
+    let rights = match region.rights {
+        // Without an allow-list all can run, and nothing needs to say so.
+        Rights::ALL if !exec => Rights::WRITE,
+        rights => rights,
+    };
+    abi::Range {
+        gpa: region.start << PAGE_SHIFT,
+        len: region.nr_pages() << PAGE_SHIFT,
+        va: region.va,
+        rights: rights.bits(),
+        kind: region.kind,
     }
 }
 

@@ -113,7 +113,7 @@ HEKI_TEST(policy, attributes_are_what_they_are)
 	struct heki_vm *h = &self->h;
 	u64 attr, value[16];
 
-	for (attr = 0; attr <= KVM_DEV_HEKI_RESUME; attr++)
+	for (attr = 0; attr <= KVM_DEV_HEKI_RANGES; attr++)
 		EXPECT_EQ(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL, attr));
 	EXPECT_NE(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL, attr));
 	EXPECT_NE(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL + 1, 0));

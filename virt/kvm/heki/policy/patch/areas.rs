@@ -65,6 +65,16 @@ impl Areas {
         all
     }
 
+    /// All of them, as [`Self::new`] takes them.
+    pub fn iter(&self) -> impl Iterator<Item = abi::Area> + '_ {
+        let once = (0..).zip(&self.once).filter_map(|(kind, extent)| {
+            let Extent { va, len } = (*extent)?;
+            Some(area(kind, va, len))
+        });
+        let frozen = self.frozen.iter().flatten();
+        once.chain(frozen.map(|va| area(abi::HEKI_AREA_FROZEN, *va, 0)))
+    }
+
     /// The area of `kind` (`HEKI_AREA_*`), if the guest gave it.
     pub fn get(&self, kind: u32) -> Option<Extent> {
         let kind = usize::try_from(kind).ok()?;
@@ -84,5 +94,14 @@ impl Areas {
     /// Whether `va` is the first address of the area of `kind`.
     pub fn is(&self, kind: u32, va: u64) -> bool {
         self.va(kind) == Some(va)
+    }
+}
+
+const fn area(kind: u32, va: u64, len: u64) -> abi::Area {
+    abi::Area {
+        kind,
+        reserved: 0,
+        va,
+        len,
     }
 }

@@ -69,6 +69,28 @@ impl Probe {
         good.then_some(Self { va, code, shape })
     }
 
+    /// The probe of a saved state, `None` if [`Self::find`] makes none such.
+    pub(crate) fn restore(saved: &abi::Probe) -> Option<Self> {
+        let (code, rest) = saved.code.split_first_chunk()?;
+        let shape = length::shape(code).filter(|shape| shape.copied != Copied::Trap)?;
+        let end = saved.va.checked_add(u64::try_from(shape.len).ok()?);
+        let good = end.is_some() && rest.iter().all(|&byte| byte == 0);
+        good.then_some(Self {
+            va: saved.va,
+            code: *code,
+            shape,
+        })
+    }
+
+    /// The probe as [`Self::restore`] takes it.
+    pub(crate) fn save(&self) -> abi::Probe {
+        let mut code = [0; 16];
+        for (to, from) in code.iter_mut().zip(self.code) {
+            *to = from;
+        }
+        abi::Probe { va: self.va, code }
+    }
+
     /// Its address.
     pub const fn va(&self) -> u64 {
         self.va

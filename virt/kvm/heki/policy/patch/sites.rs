@@ -78,7 +78,50 @@ impl Site {
         }
     }
 
-    const fn end(&self) -> u64 {
+    /// The site of a saved state, `None` if there is none such.
+    pub(crate) fn restore(saved: &abi::Place) -> Option<Self> {
+        let target = saved.target;
+        let rule = match saved.rule {
+            abi::HEKI_RULE_JUMP_LABEL => Rule::JumpLabel { target },
+            abi::HEKI_RULE_CALL => Rule::StaticCall {
+                tail: false,
+                exemplar: target,
+            },
+            abi::HEKI_RULE_TAIL_CALL => Rule::StaticCall {
+                tail: true,
+                exemplar: target,
+            },
+            abi::HEKI_RULE_FROZEN if target == 0 => Rule::Frozen,
+            abi::HEKI_RULE_FTRACE if target == 0 => Rule::Ftrace,
+            _ => return None,
+        };
+        let len = u8::try_from(saved.len).ok()?;
+        saved.va.checked_add(len.into())?;
+        matches!(len, 2 | 5 | 6).then_some(Self {
+            va: saved.va,
+            len,
+            rule,
+        })
+    }
+
+    /// The site as [`Self::restore`] takes it.
+    pub(crate) fn save(&self) -> abi::Place {
+        let (rule, target) = match self.rule {
+            Rule::Frozen => (abi::HEKI_RULE_FROZEN, 0),
+            Rule::JumpLabel { target } => (abi::HEKI_RULE_JUMP_LABEL, target),
+            Rule::StaticCall { tail, exemplar } if tail => (abi::HEKI_RULE_TAIL_CALL, exemplar),
+            Rule::StaticCall { exemplar, .. } => (abi::HEKI_RULE_CALL, exemplar),
+            Rule::Ftrace => (abi::HEKI_RULE_FTRACE, 0),
+        };
+        abi::Place {
+            va: self.va,
+            target,
+            len: self.len.into(),
+            rule,
+        }
+    }
+
+    pub(crate) const fn end(&self) -> u64 {
         self.va.saturating_add(self.len as u64)
     }
 }

@@ -20,6 +20,7 @@ mod refusal;
 mod registers;
 mod request;
 mod rules;
+mod saved;
 mod sites;
 mod smoke;
 mod sort;
@@ -33,5 +34,7 @@ mod wire;
 mod changes;
 #[path = "../../fuzz/oracle.rs"]
 mod oracle;
+#[path = "../../fuzz/states.rs"]
+mod states;
 #[path = "../../fuzz/toy.rs"]
 mod toy;

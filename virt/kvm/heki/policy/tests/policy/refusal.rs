@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use heki_policy::refusal::Refusal::{self, *};
 
-const TABLE: [(Refusal, &str, i64); 34] = [
+const TABLE: [(Refusal, &str, i64); 37] = [
     (TooBig, "too_big", 7),
     (BadLength, "bad_length", 22),
     (BadVersion, "bad_version", 22),
@@ -41,6 +41,9 @@ const TABLE: [(Refusal, &str, i64); 34] = [
     (BadOperation, "bad_operation", 1000),
     (NotAllowed, "not_allowed", 95),
     (NoConsent, "no_consent", 1),
+    (BadMagic, "bad_magic", 22),
+    (BadRecord, "bad_record", 22),
+    (NoVcpu, "no_vcpu", 22),
 ];
 
 #[test]
