@@ -71,6 +71,14 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", requires = "heki_policy")]
     pub(crate) heki_events: Option<PathBuf>,
 
+    /// Create a socket there and take commands, as lines of JSON: see heki-vmm tell --help
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
+
+    /// Go on from a snapshot, with the other arguments as they were
+    #[arg(long, value_name = "DIR")]
+    pub(crate) restore: Option<PathBuf>,
+
     /// Start the guest again when it resets, instead of exiting
     #[arg(long)]
     pub(crate) reboot: bool,
@@ -102,9 +110,9 @@ impl Args {
         self.heki && self.disk.is_some()
     }
 
-    /// Whether any guest reset leads to a reboot.
+    /// Whether the guest may be reset and go on.
     pub(crate) fn may_reboot(&self) -> bool {
-        self.reboot_allowed(0)
+        self.reboot_allowed(0) || self.control.is_some()
     }
 
     /// Whether a guest that was rebooted `nr_done` times may be rebooted again.
@@ -246,5 +254,7 @@ mod tests {
         let twice = parse(&["--reboots", "2"]).unwrap();
         assert!(twice.may_reboot() && twice.reboot_allowed(1) && !twice.reboot_allowed(2));
         assert!(!parse(&["--reboot", "--reboots", "0"]).unwrap().may_reboot());
+        let told = parse(&["--control", "/c"]).unwrap();
+        assert!(told.may_reboot() && !told.reboot_allowed(0));
     }
 }

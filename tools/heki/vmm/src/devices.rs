@@ -11,9 +11,14 @@ use std::io;
 use std::sync::Arc;
 
 use nix::sys::eventfd::EventFd;
+use serde::{
+    Deserialize,
+    Serialize, //
+};
 use vm_superio::serial::SerialEvents;
 use vm_superio::{
     Serial,
+    SerialState,
     Trigger, //
 };
 use vmm_sys_util::eventfd::EventFd as IrqFd;
@@ -59,6 +64,30 @@ pub(crate) enum Request {
     ConsoleLost(io::Error),
 }
 
+/// All that the guest may change in the devices.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Image {
+    #[serde(with = "SerialImage")]
+    serial: SerialState,
+    pm: PowerManagement,
+}
+
+/// The registers of the serial port.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "SerialState")]
+struct SerialImage {
+    baud_divisor_low: u8,
+    baud_divisor_high: u8,
+    interrupt_enable: u8,
+    interrupt_identification: u8,
+    line_control: u8,
+    line_status: u8,
+    modem_control: u8,
+    modem_status: u8,
+    scratch: u8,
+    in_buffer: Vec<u8>,
+}
+
 /// All emulated devices.
 pub(crate) struct Devices {
     serial: Serial<Interrupt, InputWanted, Output>,
@@ -86,6 +115,25 @@ impl Devices {
         let input_wanted = self.serial.events().0.clone();
         let output = self.serial.writer().try_clone()?;
         *self = Self::new(irq, input_wanted, output);
+        Ok(())
+    }
+
+    /// What the guest finds in them.
+    pub(crate) fn save(&self) -> Image {
+        Image {
+            serial: self.serial.state(),
+            pm: self.pm.clone(),
+        }
+    }
+
+    /// As they were when `image` was saved.
+    pub(crate) fn load(&mut self, image: &Image) -> io::Result<()> {
+        let irq = Interrupt(self.serial.interrupt_evt().0.try_clone()?);
+        let input_wanted = InputWanted(self.serial.events().0.clone());
+        let output = self.serial.writer().try_clone()?;
+        self.serial = Serial::from_state(&image.serial, irq, input_wanted, output)
+            .map_err(|error| io::Error::other(format!("{error:?}")))?;
+        self.pm = image.pm.clone();
         Ok(())
     }
 
@@ -196,7 +244,7 @@ impl SerialEvents for InputWanted {
 }
 
 /// The fixed ACPI registers: nothing ever happens in them but power-off.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct PowerManagement {
     enable: u16,
     control: u16,
@@ -365,6 +413,28 @@ mod tests {
         devices.reset().unwrap();
         devices.write(SERIAL + 1, &[SERIAL_RECEIVE]);
         assert_eq!(devices.input_room(), room);
+    }
+
+    #[test]
+    fn an_image_has_all_of_it() {
+        let mut from = listening();
+        from.input(b"ab");
+        from.write(SERIAL + 7, b"s");
+        from.write(PM_EVENT, &[0, 0, 0x20, 0x01]);
+        let image = serde_json::to_string(&from.save()).unwrap();
+        let mut to = devices();
+        to.load(&serde_json::from_str(&image).unwrap()).unwrap();
+        let mut byte = [0];
+        for expected in [b"a", b"b"] {
+            to.read(SERIAL, &mut byte);
+            assert_eq!(&byte, expected);
+        }
+        to.read(SERIAL + 7, &mut byte);
+        assert_eq!(&byte, b"s");
+        let mut event = [0; 4];
+        to.read(PM_EVENT, &mut event);
+        assert_eq!(event, [0, 0, 0x20, 0x01]);
+        assert!(to.input_room() > 0, "it listens");
     }
 
     fn listening() -> Devices {

@@ -132,6 +132,9 @@ pub(crate) enum Error {
     #[error("cannot opt the guest in to Heki: {0}")]
     Heki(String),
 
+    #[error("cannot restore what was sealed: {0}")]
+    HekiState(String),
+
     #[error("cannot tell the host of the guest's kernel: {0}")]
     Profile(String),
 
@@ -159,6 +162,9 @@ pub(crate) enum Error {
         class: &'static str,
         reason: &'static str,
     },
+
+    #[error("cannot use the snapshot {}: {reason}", path.display())]
+    Snapshot { path: PathBuf, reason: String },
 
     #[error("cannot {what}: {source}")]
     Os {

@@ -16,6 +16,7 @@ use heki_abi::{
     KVM_DEV_HEKI_PROFILE,
     KVM_DEV_HEKI_RANGES,
     KVM_DEV_HEKI_RESET,
+    KVM_DEV_HEKI_STATE,
     KVM_DEV_TYPE_HEKI, //
 };
 use kvm_bindings::{
@@ -139,6 +140,51 @@ impl Heki {
             .map_err(|error| Error::Profile(profile_refusal(error)))
     }
 
+    /// What the host keeps of the seal. Every vCPU must be stopped.
+    pub(crate) fn save(&self) -> Result<Vec<u8>, Error> {
+        let len = self.get_state(&mut [])?;
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+        let len = self.get_state(&mut bytes)?;
+        bytes.truncate(usize::try_from(len).unwrap_or_default());
+        Ok(bytes)
+    }
+
+    /// Fills `room` with the state, if there is any, and returns how long that is.
+    fn get_state(&self, room: &mut [u8]) -> Result<u64, Error> {
+        let mut buffer = heki_abi::Buffer {
+            data: room.as_mut_ptr().expose_provenance() as u64,
+            len: room.len() as u64,
+        };
+        let mut attr = kvm_device_attr {
+            group: KVM_DEV_HEKI_CTRL,
+            attr: KVM_DEV_HEKI_STATE,
+            addr: (&raw mut buffer).expose_provenance() as u64,
+            ..Default::default()
+        };
+        // SAFETY: KVM writes a `struct heki_buffer`, which `buffer` is, and no more bytes to `room`
+        // than it has.
+        unsafe { self.0.get_device_attr(&mut attr) }.map_err(Error::kvm("save the Heki state"))?;
+        Ok(buffer.len)
+    }
+
+    /// Goes on with what another process saved, once memory and CPUID are as they were. Before any
+    /// vCPU runs.
+    pub(crate) fn restore(&self, bytes: &[u8]) -> Result<(), Error> {
+        let buffer = heki_abi::Buffer {
+            data: bytes.as_ptr().expose_provenance() as u64,
+            len: bytes.len() as u64,
+        };
+        let attr = kvm_device_attr {
+            group: KVM_DEV_HEKI_CTRL,
+            attr: KVM_DEV_HEKI_STATE,
+            addr: buffer.as_bytes().as_ptr().expose_provenance() as u64,
+            ..Default::default()
+        };
+        self.0
+            .set_device_attr(&attr)
+            .map_err(|error| Error::HekiState(state_refusal(error)))
+    }
+
     /// Forgets what the guest sealed, so that the next one may seal itself. Every vCPU must be
     /// stopped.
     pub(crate) fn reset(&self) -> Result<(), Error> {
@@ -162,6 +208,18 @@ fn parse_ranges(bytes: &[u8]) -> Vec<Range> {
         .take(header.nr as usize)
         .filter_map(|bytes| Range::read_from_bytes(bytes).ok())
         .collect()
+}
+
+/// What an errno means to the user when a saved state was set.
+fn state_refusal(error: kvm_ioctls::Error) -> String {
+    match error.errno() {
+        libc::ENXIO => "this host's kernel knows no saved states".into(),
+        libc::EOPNOTSUPP => {
+            "this host, or the policy, does not hold all that the guest had sealed".into()
+        }
+        libc::EPERM => "--vmlinux is missing, or not the guest's".into(),
+        _ => format!("{error}; the host's kernel log may say why"),
+    }
 }
 
 /// What an errno of the creation means to the user.

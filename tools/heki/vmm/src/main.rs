@@ -2,7 +2,7 @@
 
 //! heki-vmm: a small virtual machine monitor that can opt its guest in to Heki.
 //!
-//! Parses the command line ([`args`]), builds the machine ([`vm`]) and turns the end of the run
+//! Parses the command line ([`args`], or [`control`] after the word `tell`), builds the machine ([`vm`]) and turns the end of the run
 //! ([`exit`]) into an exit status. Locks: none here.
 
 #![deny(unsafe_op_in_unsafe_fn)]
@@ -11,6 +11,7 @@ mod acpi;
 mod args;
 mod boot;
 mod console;
+mod control;
 mod cpuid;
 mod devices;
 mod disk;
@@ -22,14 +23,17 @@ mod mmio;
 mod monitor;
 mod policy;
 mod profile;
+mod snapshot;
 mod vcpu;
 mod view;
 mod vm;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use args::Args;
 use clap::Parser;
+use control::Tell;
 use exit::{
     End,
     Error, //
@@ -37,6 +41,10 @@ use exit::{
 use vm::Vm;
 
 fn main() -> ExitCode {
+    let mut words = std::env::args_os().skip(1).peekable();
+    if words.peek().is_some_and(|word| word == "tell") {
+        return tell(words);
+    }
     let args = Args::parse();
     match run(&args) {
         Ok(end) => {
@@ -48,6 +56,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The other end of a control socket.
+fn tell(words: impl Iterator<Item = OsString>) -> ExitCode {
+    control::tell(&Tell::parse_from(words)).unwrap_or_else(|error| {
+        eprintln!("heki-vmm: {error}");
+        ExitCode::FAILURE
+    })
 }
 
 /// Runs the guest, through as many reboots as were asked for.

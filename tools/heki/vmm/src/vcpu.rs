@@ -40,6 +40,10 @@ use kvm_ioctls::{
     VcpuFd,
     VmFd, //
 };
+use serde::{
+    Deserialize,
+    Serialize, //
+};
 use vmm_sys_util::signal::{
     register_signal_handler,
     SIGRTMIN, //
@@ -59,6 +63,7 @@ use crate::monitor::{
 use crate::vm::Shared;
 
 const MSR_TSC: u32 = 0x10;
+const MSR_TSC_DEADLINE: u32 = 0x6e0;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
 const MSR_MTRR_DEFAULT: u32 = 0x2ff;
@@ -85,6 +90,7 @@ pub(crate) struct Vcpu {
 }
 
 /// All that the guest may change in a vCPU. No nested state: `cpuid.rs` hides VMX and SVM.
+#[derive(Serialize, Deserialize)]
 struct State {
     regs: kvm_regs,
     sregs: kvm_sregs,
@@ -95,6 +101,13 @@ struct State {
     events: kvm_vcpu_events,
     debug: kvm_debugregs,
     mp: kvm_mp_state,
+}
+
+/// A vCPU that another process can go on with.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Image {
+    state: State,
+    tsc: u64,
 }
 
 impl Vcpu {
@@ -125,6 +138,27 @@ impl Vcpu {
     pub(crate) fn restore(&self) -> Result<(), Error> {
         match &self.initial {
             Some(state) => state.restore(&self.fd),
+            None => Ok(()),
+        }
+    }
+
+    /// What the guest left in it. Only when it is not running.
+    pub(crate) fn save(&self, kvm: &Kvm) -> Result<Image, Error> {
+        let tsc = read_msrs(&self.fd, &[MSR_TSC])?;
+        Ok(Image {
+            state: State::save(kvm, &self.fd)?,
+            tsc: tsc.first().map_or(0, |msr| msr.data),
+        })
+    }
+
+    /// As it was when `image` was saved.
+    pub(crate) fn load(&self, image: &Image) -> Result<(), Error> {
+        write_msr(&self.fd, MSR_TSC, image.tsc)?;
+        image.state.restore(&self.fd)?;
+        // KVM takes a deadline only for a timer in that mode, which the APIC's registers say.
+        let mut msrs = image.state.msrs.iter();
+        match msrs.find(|msr| msr.index == MSR_TSC_DEADLINE && msr.data != 0) {
+            Some(deadline) => write_msr(&self.fd, MSR_TSC_DEADLINE, deadline.data),
             None => Ok(()),
         }
     }

@@ -7,6 +7,7 @@
 //! report's, never two at once.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::sync::atomic::{
     AtomicBool,
     Ordering, //
@@ -46,6 +47,10 @@ use nix::sys::eventfd::{
     EfdFlags,
     EventFd, //
 };
+use serde::{
+    Deserialize,
+    Serialize, //
+};
 use vmm_sys_util::eventfd::EventFd as IrqFd;
 use vmm_sys_util::signal::Killable;
 
@@ -57,6 +62,12 @@ use crate::console::{
     Input,
     Output,
     Signals, //
+};
+use crate::control::{
+    Answer,
+    Command,
+    Control,
+    Status, //
 };
 use crate::cpuid::{
     self,
@@ -84,6 +95,11 @@ use crate::mmio::{
 };
 use crate::monitor::Monitor;
 use crate::profile::Profile;
+use crate::snapshot::{
+    Machine,
+    Manifest,
+    Snapshot, //
+};
 use crate::vcpu::{
     self,
     Report,
@@ -93,6 +109,7 @@ use crate::view::View;
 
 /// A virtual machine, running or not.
 pub(crate) struct Vm {
+    kvm: Kvm,
     fd: VmFd,
     heki: Option<Arc<Heki>>,
     boot: Boot,
@@ -100,6 +117,9 @@ pub(crate) struct Vm {
     chips: Option<Box<Chips>>,
     input: Input,
     delay: Delay,
+    control: Option<Control>,
+    manifest: Manifest,
+    paused: bool,
     shared: Arc<Shared>,
 }
 
@@ -118,7 +138,8 @@ pub(crate) struct Shared {
 }
 
 /// State of the devices inside KVM.
-struct Chips {
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Chips {
     irq: [kvm_irqchip; 3],
     pit: kvm_pit_state2,
 }
@@ -172,8 +193,18 @@ impl Vm {
             chips,
             input: Input::open(),
             delay,
+            control: None,
+            manifest: Manifest::new(args.memory, args.cpus, args.heki),
+            paused: false,
+            kvm,
         };
-        vm.load()?;
+        match &args.restore {
+            Some(directory) => vm.restore(directory)?,
+            None => vm.load()?,
+        }
+        if let Some(path) = &args.control {
+            vm.control = Some(Control::open(path)?);
+        }
         Ok(vm)
     }
 
@@ -185,21 +216,127 @@ impl Vm {
     /// Runs the guest until something ends it.
     pub(crate) fn run(&mut self, signals: &Signals) -> Result<End, Error> {
         vcpu::prepare_kicks()?;
+        loop {
+            let command = match self.run_to_command(signals)? {
+                Woken::End(end) => return Ok(end),
+                Woken::Command(command) => command,
+            };
+            // The guest may have ended while it was stopped.
+            if let Some(report) = self.shared.take_report() {
+                self.answer(&Answer::failed("the guest has ended"));
+                return report;
+            }
+            self.perform(command)?;
+        }
+    }
+
+    /// Runs the guest, unless it is paused, until something ends that or wants it stopped.
+    fn run_to_command(&mut self, signals: &Signals) -> Result<Woken, Error> {
         self.shared.clear();
-        let threads = self.start()?;
-        let end = self.wait(signals);
-        if matches!(end, Ok(End::Signal(_))) {
+        let threads = match self.paused {
+            true => Vec::new(),
+            false => self.start()?,
+        };
+        let woken = self.wait(signals);
+        if matches!(woken, Ok(Woken::End(End::Signal(_)))) {
             // No waiting for a thread that may be stuck on the output: the process is about to end,
             // and takes it along.
             let _ = self.flush();
-            return end;
+            return woken;
         }
         self.stop(threads)?;
         self.shared
             .devices()
             .flush()
             .map_err(Error::os("write the guest's output"))?;
-        end
+        woken
+    }
+
+    /// Does what the control socket asks of a stopped guest. What leaves the guest as it was is no
+    /// error of the run.
+    fn perform(&mut self, command: Command) -> Result<(), Error> {
+        let answer = match command {
+            Command::Status {} => self.status(),
+            Command::Pause {} => {
+                self.paused = true;
+                Answer::done()
+            }
+            Command::Resume {} => {
+                self.paused = false;
+                Answer::done()
+            }
+            Command::Reset {} => {
+                self.reset()?;
+                Answer::done()
+            }
+            Command::Snapshot { directory } => match self.save(&directory) {
+                Ok(()) => Answer::done(),
+                Err(error) => Answer::failed(error),
+            },
+        };
+        self.answer(&answer);
+        Ok(())
+    }
+
+    fn status(&self) -> Answer {
+        Answer::status(Status {
+            state: if self.paused { "paused" } else { "running" },
+            cpus: self.manifest.cpus,
+            memory: self.manifest.memory,
+            heki: self.manifest.heki,
+        })
+    }
+
+    fn answer(&mut self, answer: &Answer) {
+        if let Some(control) = &mut self.control {
+            control.answer(answer);
+        }
+    }
+
+    /// Writes all of the machine to a new directory. Only when the guest is not running.
+    fn save(&self, directory: &Path) -> Result<(), Error> {
+        let snapshot = Snapshot::create(directory)?;
+        let vcpus = self.vcpus.iter().map(|vcpu| vcpu.save(&self.kvm));
+        let mut clock = self.fd.get_clock().map_err(Error::kvm("read the clock"))?;
+        // The guest's time stands still until it is restored.
+        clock.flags = 0;
+        let machine = Machine {
+            vcpus: vcpus.collect::<Result<_, _>>()?,
+            chips: Chips::save(&self.fd)?,
+            clock,
+            devices: self.shared.devices().save(),
+        };
+        let heki = match &self.heki {
+            Some(heki) => Some(heki.save()?),
+            None => None,
+        };
+        let memory = &self.shared.memory;
+        snapshot.write(&self.manifest, memory, &machine, heki.as_deref())
+    }
+
+    /// Makes a machine that has not run the one of a snapshot.
+    fn restore(&mut self, directory: &Path) -> Result<(), Error> {
+        let snapshot = Snapshot::open(directory, &self.manifest)?;
+        let machine = snapshot.read_machine()?;
+        if machine.vcpus.len() != self.vcpus.len() {
+            return Err(snapshot.error("it has other vCPUs than its manifest says"));
+        }
+        snapshot.read_memory(&self.shared.memory)?;
+        machine.chips.restore(&self.fd)?;
+        for (vcpu, image) in self.vcpus.iter().zip(&machine.vcpus) {
+            vcpu.load(image)?;
+        }
+        self.shared
+            .devices()
+            .load(&machine.devices)
+            .map_err(|error| snapshot.error(error))?;
+        self.fd
+            .set_clock(&machine.clock)
+            .map_err(Error::kvm("set the clock"))?;
+        match &self.heki {
+            Some(heki) => heki.restore(&snapshot.read_heki()?),
+            None => Ok(()),
+        }
     }
 
     /// Back to the state after power-on, with the kernel loaded anew. Only when the guest is not
@@ -260,16 +397,23 @@ impl Vm {
     }
 
     /// The main thread's life while the guest runs.
-    fn wait(&mut self, signals: &Signals) -> Report {
+    fn wait(&mut self, signals: &Signals) -> Result<Woken, Error> {
         loop {
             let ready = self.poll(signals).map_err(Error::os("wait for events"))?;
             if let Some(signal) = ready.signal.then(|| signals.take()).flatten() {
-                return Ok(End::Signal(signal));
+                return Ok(Woken::End(End::Signal(signal)));
             }
             if ready.wake {
                 self.shared.rest();
                 if let Some(report) = self.shared.take_report() {
-                    return report;
+                    return report.map(Woken::End);
+                }
+            }
+            if ready.control {
+                match self.control.as_mut().and_then(Control::take) {
+                    Some(Command::Status {}) => self.answer(&self.status()),
+                    Some(command) => return Ok(Woken::Command(command)),
+                    None => {}
                 }
             }
             if ready.delay {
@@ -290,6 +434,15 @@ impl Vm {
             wanted(self.shared.wake.as_fd()),
             wanted(self.delay.as_fd()),
         ];
+        let mut timeout = PollTimeout::NONE;
+        let control_at = fds.len();
+        if let Some(control) = &self.control {
+            fds.push(wanted(control.fd()));
+            if control.has_line() {
+                timeout = PollTimeout::ZERO;
+            }
+        }
+        let input_at = fds.len();
         // Without room, we are woken when there is some.
         if self
             .devices_now()
@@ -297,7 +450,7 @@ impl Vm {
         {
             fds.extend(self.input.fd().map(wanted));
         }
-        match poll(&mut fds, PollTimeout::NONE) {
+        match poll(&mut fds, timeout) {
             Ok(_) | Err(nix::Error::EINTR) => {}
             Err(error) => return Err(error),
         }
@@ -306,7 +459,8 @@ impl Vm {
             signal: ready(0),
             wake: ready(1),
             delay: ready(2),
-            input: ready(3),
+            control: timeout == PollTimeout::ZERO || (control_at < input_at && ready(control_at)),
+            input: ready(input_at),
         })
     }
 
@@ -347,7 +501,16 @@ struct Ready {
     signal: bool,
     wake: bool,
     delay: bool,
+    control: bool,
     input: bool,
+}
+
+/// Why the main thread no longer waits.
+enum Woken {
+    /// The run is over.
+    End(End),
+    /// This is to be done while the guest is stopped.
+    Command(Command),
 }
 
 impl Shared {
