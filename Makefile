@@ -21,13 +21,13 @@ help:
 	@echo 'make prepare         Linux + overlay + patches, the tree that is built'
 	@echo 'make kernel          build it, KVM as modules'
 	@echo 'make kernel-builtin  build it with KVM built in (compiled and linked only)'
-	@echo 'make vmm             build heki-vmm'
+	@echo 'make vmm             build heki-vmm and hekictl'
 	@echo 'make initrd          pack the initial RAM disks'
 	@echo
 	@echo 'make kunit           KUnit suites of the host kernel'
 	@echo 'make selftest        KVM selftests (ONLY=name: one of them)'
 	@echo 'make shell           a shell on the emulated host'
-	@echo 'make cargo-test      unit and property tests of the pure crates and heki-vmm'
+	@echo 'make cargo-test      unit and property tests of the pure crates and the tools'
 	@echo
 	@echo 'make apply KDIR=DIR  put the whole into a Linux 7.3 tree of yours, as a branch'
 	@echo 'make refresh         take edits of patched files in the built tree into the queue'

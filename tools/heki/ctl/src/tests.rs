@@ -1,0 +1,366 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+
+//! Whole commands, on what hosts of ours really printed while they ran a sealed guest.
+//!
+//! `corpus/vmx` and `corpus/svm` are from emulated hosts, an Intel CPU with MBEC and an AMD CPU
+//! without GMET. A trace there has two lines of each form, and cpuinfo the lines that are read.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use clap::Parser;
+use proptest::prelude::*;
+use serde_json::Value;
+
+use crate::args::Cli;
+use crate::event::{
+    lost,
+    Class,
+    Event,
+    Target,
+    What, //
+};
+use crate::explain::explain_line;
+use crate::vms::State;
+
+fn corpus(leg: &str, file: &str) -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.join("corpus").join(leg).join(file)
+}
+
+fn trace(leg: &str) -> String {
+    std::fs::read_to_string(corpus(leg, "tracing/trace")).unwrap()
+}
+
+/// Runs a command on the tree of a leg: its answer, and what it printed or said.
+fn hekictl(leg: &str, args: &[&str]) -> (bool, String) {
+    let mut words = vec!["hekictl".to_owned()];
+    words.extend(args.iter().map(|arg| (*arg).to_owned()));
+    for (option, folder) in [
+        ("--sysfs", "sys"),
+        ("--debugfs", "debug"),
+        ("--tracefs", "tracing"),
+        ("--procfs", "proc"),
+    ] {
+        words.push(option.to_owned());
+        words.push(corpus(leg, folder).display().to_string());
+    }
+    let cli = Cli::try_parse_from(words).unwrap();
+    let mut out = Vec::new();
+    match crate::run(&cli, &mut out) {
+        Ok(good) => (good, String::from_utf8(out).unwrap()),
+        Err(error) => (false, error.to_string()),
+    }
+}
+
+fn on_trace(leg: &str, args: &[&str]) -> String {
+    let file = corpus(leg, "tracing/trace").display().to_string();
+    let (good, text) = hekictl(leg, &[args, &["--file", &file]].concat());
+    assert!(good, "{text}");
+    text
+}
+
+#[test]
+fn every_line_of_a_host_is_an_event() {
+    for leg in ["vmx", "svm"] {
+        for line in trace(leg).lines().filter(|line| !line.starts_with('#')) {
+            assert!(Event::parse(line).is_some(), "{line}");
+        }
+    }
+}
+
+#[test]
+fn an_event_is_read_whole() {
+    let line = "           vcpu1-99      [000] .....     2.567009: kvm_heki_deny: vcpu 1 rip 0xffffffffc0200645 \
+                access  gfn 0x0 va 0x0 msr index 0xc0000083 bits 0x1000 reason pinned";
+    let event = Event::parse(line).unwrap();
+    assert_eq!((event.thread, event.vcpu), (99, 1));
+    assert_eq!(event.command, "vcpu1");
+    assert_eq!(event.time, "2.567009");
+    assert_eq!(event.rip, 0xffff_ffff_c020_0645);
+    let target = Target::Register {
+        register: "msr".to_owned(),
+        index: 0xc000_0083,
+        bits: 0x1000,
+    };
+    let denial = What::Denial {
+        class: Class::Registers,
+        target,
+        reason: "pinned".to_owned(),
+    };
+    assert_eq!(event.what, denial);
+    assert_eq!(event.id().as_deref(), Some("registers.pinned"));
+}
+
+/// A VMM's thread may call itself whatever it likes.
+#[test]
+fn a_thread_cannot_forge_an_event() {
+    let payload = "vcpu 0 rip 0x1 access write gfn 0x2 va 0x0 cr0 index 0x0 bits 0x0 reason sealed";
+    let line = format!("a: kvm_heki_deny: b-1 [0-7 [001] d..1. 1.5: kvm_heki_deny: {payload}");
+    let event = Event::parse(&line).unwrap();
+    assert_eq!(event.thread, 7);
+    assert_eq!(event.command, "a: kvm_heki_deny: b-1 [0");
+    let line = format!("\x1b[2J-7 [001] d..1. 1.5: kvm_heki_deny: {payload}");
+    assert!(!Event::parse(&line).unwrap().to_string().contains('\x1b'));
+}
+
+#[test]
+fn lines_that_are_none_are_no_events() {
+    let good = "vcpu0-7 [001] ..... 1.5: kvm_heki_query: vcpu 0 rip 0x1 ret 0";
+    assert!(Event::parse(good).is_some());
+    for bad in [
+        "",
+        "# tracer: nop",
+        &good.replace("ret 0", "ret"),
+        &good.replace("ret 0", "ret 0 more"),
+        &good.replace("query", "quarry"),
+        &good.replace("0x1", "1"),
+        &good.replace("-7", ""),
+        &good.replace("kvm_heki", "kvm_other"),
+    ] {
+        assert_eq!(Event::parse(bad), None, "{bad}");
+    }
+    assert_eq!(lost("CPU:3 [LOST 1234 EVENTS]"), Some(1234));
+    assert_eq!(lost(good), None);
+}
+
+#[test]
+fn json_of_events_is_read_again() {
+    for leg in ["vmx", "svm"] {
+        let json = on_trace(leg, &["events", "--json"]);
+        let plain: Vec<_> = trace(leg).lines().filter_map(Event::parse).collect();
+        let again: Vec<_> = json.lines().filter_map(Event::parse_any).collect();
+        assert!(plain.len() > 30);
+        assert_eq!(plain, again);
+    }
+}
+
+#[test]
+fn events_are_filtered() {
+    let all = on_trace("vmx", &["events"]);
+    let denials = on_trace("vmx", &["events", "--denials"]);
+    assert!(all.contains("sealed itself: 16 ranges, 18 pins"));
+    assert!(!denials.contains("sealed itself"));
+    assert_eq!(
+        denials.lines().count(),
+        trace("vmx").matches("kvm_heki_deny").count()
+    );
+    let exec = on_trace("vmx", &["events", "--class", "exec"]);
+    assert_eq!(
+        exec.lines().count(),
+        trace("vmx").matches("access fetch").count()
+    );
+    assert!(exec
+        .lines()
+        .all(|line| line.contains("[exec.not_executable]")));
+    assert_eq!(
+        on_trace("vmx", &["events", "--count", "3"]).lines().count(),
+        3
+    );
+    assert_eq!(on_trace("vmx", &["events", "--vm", "1"]), "");
+    assert_ne!(on_trace("vmx", &["events", "--vm", "99"]), "");
+}
+
+#[test]
+fn status_is_that_of_the_host() {
+    let (good, text) = hekictl("vmx", &["status"]);
+    assert!(good);
+    for line in [
+        "VM of process 94 (?): sealed",
+        "  write: held",
+        "  exec: held",
+        "  dt: held",
+        "  pin cr0 0x10000",
+        "  pin msr 0xc0000082 0xffffffffffffffff",
+        "  range 0x5400000-0x5a55fff r-x text",
+        "  sites 5923",
+        "  count denied_write 13",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line} in {text}");
+    }
+    let (_, text) = hekictl("svm", &["status"]);
+    assert!(text.contains("  write: held"));
+    assert!(text.contains("  exec: not held: the guest did not ask"));
+    let (_, json) = hekictl("svm", &["status", "--json"]);
+    let vms: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(vms[0]["state"], "sealed");
+    assert_eq!(vms[0]["protections"][1]["held"], false);
+    assert_eq!(vms[0]["counters"]["seal"], 1);
+    assert_eq!(
+        hekictl("vmx", &["status", "--vm", "94"]),
+        hekictl("vmx", &["status"])
+    );
+    assert_eq!(
+        hekictl("vmx", &["status", "--vm", "1"]).1,
+        "no VM of process 1 takes part in Heki"
+    );
+}
+
+#[test]
+fn a_guest_that_is_open_holds_nothing() {
+    let protections = State::parse("state open\n").protections();
+    assert_eq!(protections.len(), 5);
+    assert!(protections
+        .iter()
+        .all(|protection| !protection.held && protection.why.is_some()));
+}
+
+#[test]
+fn what_is_not_mounted_is_said() {
+    let empty = std::env::temp_dir().join(format!("hekictl-test-{}", std::process::id()));
+    std::fs::create_dir_all(&empty).unwrap();
+    let at = empty.display().to_string();
+    let say = |args: &[&str]| {
+        let cli = Cli::try_parse_from([&["hekictl"], args].concat()).unwrap();
+        crate::run(&cli, &mut Vec::new()).unwrap_err().to_string()
+    };
+    let status = say(&["status", "--debugfs", &at]);
+    let events = say(&["events", "--tracefs", &at]);
+    let sysfs = corpus("vmx", "sys").display().to_string();
+    let no_kvm = say(&["status", "--debugfs", &sysfs]);
+    let no_heki = say(&["top", "--tracefs", &sysfs]);
+    std::fs::remove_dir(&empty).unwrap();
+    assert!(status.contains("debugfs is not mounted"), "{status}");
+    assert!(events.contains("tracefs is not mounted"), "{events}");
+    assert!(no_kvm.contains("KVM is not loaded"), "{no_kvm}");
+    assert!(no_heki.contains("has no Heki"), "{no_heki}");
+}
+
+#[test]
+fn check_says_what_can_be_held() {
+    let (able, text) = hekictl("vmx", &["check"]);
+    assert!(able);
+    assert!(
+        text.contains("this host can hold: write, exec, cr, msr, dt\n"),
+        "{text}"
+    );
+    let (able, text) = hekictl("svm", &["check"]);
+    assert!(able);
+    assert!(text.contains("weaker   gmet"), "{text}");
+    assert!(
+        text.contains("this host can hold: write, cr, msr, dt\n"),
+        "{text}"
+    );
+    let (able, text) = hekictl("none", &["check"]);
+    assert!(!able);
+    assert!(text.contains("MISSING  heki"), "{text}");
+    assert!(text.ends_with("this host cannot hold anything\n"), "{text}");
+    let (_, json) = hekictl("none", &["check", "--json"]);
+    let report: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["able"], false);
+    assert_eq!(report["protections"].as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn every_denial_of_a_host_is_explained() {
+    let mut ids = BTreeSet::new();
+    for leg in ["vmx", "svm"] {
+        for line in trace(leg)
+            .lines()
+            .filter(|line| line.contains("kvm_heki_deny"))
+        {
+            let explanation = explain_line(line, None, None).unwrap();
+            assert!(explanation.invariant.is_some(), "{line}");
+            let id = explanation.id.unwrap();
+            assert!(explain_line(&id, None, None).unwrap().why.is_some(), "{id}");
+            ids.insert(id);
+        }
+    }
+    assert!(ids.len() >= 9, "{ids:?}");
+}
+
+#[test]
+fn explanations_name_places() {
+    let map = std::env::temp_dir().join(format!("hekictl-map-{}", std::process::id()));
+    let symbols = "ffffffff81000000 T _text\nffffffff81000000 T start\nffffffff81002000 T vfs_read\nffffffff81f00000 B _end\n";
+    std::fs::write(&map, symbols).unwrap();
+    let at = map.display().to_string();
+    let line = "vcpu0-7 [001] ..... 1.5: kvm_heki_deny: vcpu 0 rip 0xffffffff82002010 access write gfn 0x5402 va 0x0 cr0 \
+                index 0x0 bits 0x0 reason sealed";
+    let options = [
+        "--kaslr-offset",
+        "0x1000000",
+        "--text-gpa",
+        "0x5400000",
+        "--system-map",
+    ];
+    let (good, text) = hekictl(
+        "vmx",
+        &[&["explain", line], options.as_slice(), &[&at]].concat(),
+    );
+    std::fs::remove_file(&map).unwrap();
+    assert!(good, "{text}");
+    assert!(
+        text.starts_with("write.sealed (class 0, reason 0)\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("by: 0xffffffff82002010, vfs_read+0x10\n"),
+        "{text}"
+    );
+    assert!(
+        text.contains("at: guest physical page 0x5402000, which begins at vfs_read+0x0\n"),
+        "{text}"
+    );
+    assert!(text.contains("invariant: I1: "), "{text}");
+    let (good, text) = hekictl("vmx", &["explain", "write.pinned"]);
+    assert!(!good);
+    assert_eq!(text, "no event of Heki: write.pinned");
+}
+
+#[test]
+fn top_counts_all_denials() {
+    let text = on_trace("vmx", &["top", "--json"]);
+    let rows: Value = serde_json::from_str(&text).unwrap();
+    let total: u64 = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|row| row["total"].as_u64().unwrap())
+        .sum();
+    assert_eq!(total, trace("vmx").matches("kvm_heki_deny").count() as u64);
+}
+
+#[test]
+fn man_pages_and_completions_are_written() {
+    let dir = std::env::temp_dir().join(format!("hekictl-generate-{}", std::process::id()));
+    let (good, text) = hekictl("vmx", &["generate", &dir.display().to_string()]);
+    assert!(good, "{text}");
+    let page = std::fs::read_to_string(dir.join("hekictl-explain.1")).unwrap();
+    let bash = std::fs::read_to_string(dir.join("hekictl.bash")).unwrap();
+    std::fs::remove_dir_all(&dir).unwrap();
+    assert!(page.contains("kaslr"), "{page}");
+    assert!(bash.contains("explain"));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_without_a_panic(text in "(?s).{0,300}") {
+        let _ = Event::parse_any(&text);
+        let _ = lost(&text);
+        let _ = State::parse(&text).protections();
+        let _ = explain_line(&text, None, None);
+    }
+
+    /// Lines that are nearly right: a real one with pieces of another.
+    #[test]
+    fn a_damaged_line_is_an_event_or_none(at: prop::sample::Index, len in 0..40usize, piece in "[a-z0-9x:\\[\\]. -]{0,20}") {
+        for line in trace("vmx").lines() {
+            let mut chars: Vec<_> = line.chars().collect();
+            let start = at.index(chars.len());
+            let end = chars.len().min(start + len);
+            chars.splice(start..end, piece.chars());
+            let line: String = chars.into_iter().collect();
+            if let Some(event) = Event::parse(&line) {
+                prop_assert!(!event.to_string().is_empty());
+                prop_assert!(explain_line(&line, None, None).is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn status_of_damaged_files_is_read(lines in prop::collection::vec("(pin|range|state|exec|sites) .{0,30}", 0..20)) {
+        let state = State::parse(&lines.join("\n"));
+        prop_assert!(state.pins.len() + state.ranges.len() <= lines.len());
+    }
+}

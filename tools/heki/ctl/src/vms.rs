@@ -1,0 +1,235 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+
+//! `hekictl status`: each VM that takes part, from its folder in KVM's debugfs.
+//!
+//! The file `heki` there is printed by `virt/kvm/heki/show.rs`; the counters are KVM's statistics.
+//! Lines that are unknown are left out, so that an older hekictl reads a newer host. Locks: none.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::host::{
+    self,
+    Error,
+    Roots, //
+};
+
+/// KVM's statistics that are of Heki begin so.
+const COUNTER: &str = "heki_";
+
+/// The file `heki` of a VM.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct State {
+    /// `open` or `sealed`.
+    pub(crate) state: String,
+    /// Whether supervisor mode runs only what the guest listed.
+    pub(crate) exec: bool,
+    /// Pinned registers: name and bits.
+    pub(crate) pins: Vec<Pin>,
+    /// Sealed memory.
+    pub(crate) ranges: Vec<Range>,
+    /// Numbers that the host shows by name: `sites`, `probes`, `patch`.
+    pub(crate) text: BTreeMap<String, String>,
+}
+
+/// A pinned register.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Pin {
+    /// `cr0`, `cr4`, `xcr0`, `msr 0x174`, `idtr 0`.
+    pub(crate) register: String,
+    /// Which bits, in hexadecimal.
+    pub(crate) bits: String,
+}
+
+/// Sealed memory.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Range {
+    /// First and last guest physical address, in hexadecimal.
+    pub(crate) addresses: String,
+    /// What the guest may do there.
+    pub(crate) rights: String,
+    /// What it is.
+    pub(crate) kind: String,
+}
+
+/// A protection and what became of it.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Protection {
+    /// The word of `heki_guest.require=`.
+    pub(crate) name: &'static str,
+    /// Whether it is held.
+    pub(crate) held: bool,
+    /// If not, why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) why: Option<&'static str>,
+}
+
+/// A VM.
+#[derive(Debug, Serialize)]
+pub(crate) struct Vm {
+    /// The VMM's process.
+    pub(crate) process: u32,
+    /// What that calls itself.
+    pub(crate) command: Option<String>,
+    /// What the host says.
+    #[serde(flatten)]
+    pub(crate) state: State,
+    /// The five protections.
+    pub(crate) protections: Vec<Protection>,
+    /// What the guest did and was denied.
+    pub(crate) counters: BTreeMap<String, u64>,
+}
+
+impl State {
+    /// Reads the file.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut state = Self::default();
+        for line in text.lines() {
+            let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match name {
+                "state" => state.state = host::printable(rest),
+                "exec" => state.exec = rest == "allow-list",
+                "pin" => state.pins.extend(pin(rest)),
+                "range" => state.ranges.extend(range(rest)),
+                "sites" | "probes" | "patch" => {
+                    let value = host::printable(rest);
+                    state.text.insert(name.to_owned(), value);
+                }
+                _ => {}
+            }
+        }
+        state
+    }
+
+    fn is_sealed(&self) -> bool {
+        self.state == "sealed"
+    }
+
+    fn pins_any(&self, registers: &[&str]) -> bool {
+        let of = |pin: &Pin| registers.contains(&pin.register.split(' ').next().unwrap_or(""));
+        self.pins.iter().any(of)
+    }
+
+    /// What is held.
+    pub(crate) fn protections(&self) -> Vec<Protection> {
+        let asked = [
+            ("write", !self.ranges.is_empty()),
+            ("exec", self.exec),
+            ("cr", self.pins_any(&["cr0", "cr4"])),
+            ("msr", self.pins_any(&["msr", "xcr0"])),
+            ("dt", self.pins_any(&["idtr"])),
+        ];
+        let protection = |(name, held)| {
+            let why = match (self.is_sealed(), held) {
+                (false, _) => Some("the guest has not sealed itself"),
+                (true, false) => {
+                    Some("the guest did not ask for it, or could not: its log says why")
+                }
+                (true, true) => None,
+            };
+            Protection {
+                name,
+                held: why.is_none(),
+                why,
+            }
+        };
+        asked.into_iter().map(protection).collect()
+    }
+}
+
+fn pin(text: &str) -> Option<Pin> {
+    let (register, bits) = text.rsplit_once(' ')?;
+    Some(Pin {
+        register: host::printable(register),
+        bits: host::printable(bits),
+    })
+}
+
+fn range(text: &str) -> Option<Range> {
+    let mut words = text.splitn(3, ' ').map(host::printable);
+    Some(Range {
+        addresses: words.next()?,
+        rights: words.next()?,
+        kind: words.next()?,
+    })
+}
+
+/// The process of a VM's folder, which is called `PID-FD`.
+fn process(folder: &str) -> Option<u32> {
+    folder.split_once('-')?.0.parse().ok()
+}
+
+/// All VMs that take part, or the one of a process.
+pub(crate) fn read(roots: &Roots, only: Option<u32>) -> Result<Vec<Vm>, Error> {
+    let kvm = roots.debugfs.join("kvm");
+    host::expect("debugfs", &roots.debugfs, &kvm, Error::NoKvm)?;
+    let mut vms = Vec::new();
+    for folder in host::names(&kvm)? {
+        let Some(process) = process(&folder).filter(|pid| only.is_none_or(|only| only == *pid))
+        else {
+            continue;
+        };
+        let path = kvm.join(&folder);
+        // A VM without Heki has no such file, and one that just ended has no folder.
+        let text = match host::read(&path.join("heki")) {
+            Ok(text) => text,
+            Err(Error::File { .. }) => continue,
+            Err(error) => return Err(error),
+        };
+        let mut counters = BTreeMap::new();
+        for name in host::names(&path).unwrap_or_default() {
+            let value = host::word(&path.join(&name)).and_then(|text| text.parse().ok());
+            if let (Some(counter), Some(value)) = (name.strip_prefix(COUNTER), value) {
+                counters.insert(counter.to_owned(), value);
+            }
+        }
+        let state = State::parse(&text);
+        vms.push(Vm {
+            process,
+            command: host::command_of(roots, process),
+            protections: state.protections(),
+            state,
+            counters,
+        });
+    }
+    match only {
+        Some(process) if vms.is_empty() => Err(Error::NoVm(process)),
+        _ => Ok(vms),
+    }
+}
+
+impl fmt::Display for Vm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command = self.command.as_deref().unwrap_or("?");
+        writeln!(
+            f,
+            "VM of process {} ({command}): {}",
+            self.process, self.state.state
+        )?;
+        for Protection { name, why, .. } in &self.protections {
+            match why {
+                None => writeln!(f, "  {name}: held")?,
+                Some(why) => writeln!(f, "  {name}: not held: {why}")?,
+            }
+        }
+        for pin in &self.state.pins {
+            writeln!(f, "  pin {} {}", pin.register, pin.bits)?;
+        }
+        for range in &self.state.ranges {
+            writeln!(
+                f,
+                "  range {} {} {}",
+                range.addresses, range.rights, range.kind
+            )?;
+        }
+        for (name, value) in &self.state.text {
+            writeln!(f, "  {name} {value}")?;
+        }
+        for (name, value) in &self.counters {
+            writeln!(f, "  count {name} {value}")?;
+        }
+        Ok(())
+    }
+}
