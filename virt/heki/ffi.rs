@@ -37,7 +37,8 @@ use crate::{
     abi,
     lifecycle,
     patch,
-    pool, //
+    pool,
+    show, //
 };
 
 global_lock! {
@@ -92,6 +93,34 @@ pub(crate) struct Clock {
     pub(crate) changes: u8,
 }
 
+/// A general protection fault of this kernel (`struct heki_fault`).
+#[repr(C)]
+pub(crate) struct Fault {
+    /// The instruction.
+    pub(crate) ip: u64,
+    /// The address that it names, or what it loads.
+    pub(crate) value: u64,
+    /// What it is: `FAULT_*`.
+    pub(crate) kind: u32,
+    /// The control register that it loads.
+    pub(crate) reg: u32,
+}
+
+/// The instruction names memory.
+pub(crate) const FAULT_MEMORY: u32 = 1;
+/// It loads a control register.
+pub(crate) const FAULT_CR: u32 = 2;
+
+/// What the host denied.
+pub(crate) enum Denial {
+    /// A write of what the kernel has at this address.
+    Write(u64),
+    /// To run what is at this address.
+    Exec(u64),
+    /// To clear these bits of a control register.
+    Register(u64),
+}
+
 extern "C" {
     fn heki_shim_on_kvm() -> bool;
     fn heki_shim_hypercall(op: u64, gpa: u64, len: u64) -> c_long;
@@ -122,6 +151,7 @@ extern "C" {
     fn heki_shim_refused(addr: u64, nr: usize, why: *const c_char);
     fn heki_shim_frozen(addr: u64);
     fn heki_shim_refused_use(what: *const c_char, why: *const c_char);
+    fn heki_shim_show() -> c_int;
     fn heki_text_lock();
     fn heki_text_unlock();
     fn heki_text_traced() -> bool;
@@ -240,6 +270,59 @@ pub(crate) extern "C" fn heki_guest_make_rw(ptr: *mut c_void, size: usize) -> c_
 #[no_mangle]
 pub(crate) extern "C" fn heki_guest_make_rox(ptr: *mut c_void, size: usize) -> c_int {
     from_result(|| pool::grant(ptr as u64, size as u64).map(|()| 0))
+}
+
+/// Whether the host says that this kernel is sealed. May sleep.
+#[no_mangle]
+pub(crate) extern "C" fn heki_guest_is_sealed() -> bool {
+    show::is_sealed()
+}
+
+/// Whether the protection at place `at` is held. If not, `why` and `len` say why not.
+///
+/// # Safety
+///
+/// `why` and `len` must be valid for a write.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn heki_guest_held(
+    at: usize,
+    why: *mut *const c_char,
+    len: *mut usize,
+) -> bool {
+    let offer = show::protection(at);
+    let text = offer.err().unwrap_or_default();
+    // SAFETY: By this function's safety requirements.
+    unsafe {
+        why.write(text.as_ptr().cast());
+        len.write(text.len());
+    }
+    offer.is_ok()
+}
+
+/// How many ranges are sealed.
+#[no_mangle]
+pub(crate) extern "C" fn heki_guest_nr_ranges() -> usize {
+    show::nr_ranges()
+}
+
+/// What the host denied, if that is what made this fault: 0 nothing, or `HEKI_DENIED_*` and at what it was aimed.
+///
+/// # Safety
+///
+/// `fault` must point to a fault, and `aim` must be valid for a write.
+#[no_mangle]
+pub(crate) unsafe extern "C" fn heki_guest_judge(fault: *const Fault, aim: *mut u64) -> c_int {
+    // SAFETY: By this function's safety requirements.
+    let denial = show::judge(unsafe { &*fault });
+    let (what, value) = match denial {
+        None => (0, 0),
+        Some(Denial::Write(va)) => (1, va),
+        Some(Denial::Exec(ip)) => (2, ip),
+        Some(Denial::Register(bits)) => (3, bits),
+    };
+    // SAFETY: By this function's safety requirements.
+    unsafe { aim.write(value) };
+    what
 }
 
 /// The kernel's batch of changes.
@@ -545,4 +628,10 @@ pub(crate) fn frozen(addr: u64) {
 pub(crate) fn refused_use(what: &CStr, why: &CStr) {
     // SAFETY: Both end with NUL and outlive the call.
     unsafe { heki_shim_refused_use(what.as_ptr().cast(), why.as_ptr().cast()) }
+}
+
+/// Makes `/sys/kernel/heki/`, and has oopses looked at before they are printed. May sleep.
+pub(crate) fn show() -> Result {
+    // SAFETY: Called once, from the context of a system call, without locks.
+    to_result(unsafe { heki_shim_show() })
 }

@@ -12,7 +12,7 @@
 //! - [`lifecycle`]: what must rest before and is refused afterwards.
 //! - [`hooks`]: what goes on after the seal: [`patch`] changes text, [`pool`] turns pages to text and back.
 //! - [`hypercall`], `abi`: the words with the host.
-//! - [`report`]: the log.
+//! - [`report`]: the log. [`show`]: `/sys/kernel/heki/`, and a word before an oops.
 //! - [`ffi`]: the only room with `unsafe`; `shim.c` below it is what only C can be, and owns the module's init.
 //!   `text_hooks.c` is built in: the hooks of the kernel, and what no exported symbol gives.
 //!
@@ -36,6 +36,7 @@ mod report;
 mod require;
 mod seal;
 mod sections;
+mod show;
 mod switch;
 mod tables;
 

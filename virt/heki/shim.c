@@ -22,7 +22,9 @@
 #include <linux/io.h>
 #include <linux/irqflags.h>
 #include <linux/jump_label.h>
+#include <linux/kdebug.h>
 #include <linux/kexec.h>
+#include <linux/kobject.h>
 #include <linux/kvm_para.h>
 #include <linux/mm.h>
 #include <linux/module.h>
@@ -38,6 +40,7 @@
 #include <linux/static_call.h>
 #include <linux/string.h>
 #include <linux/suspend.h>
+#include <linux/sysfs.h>
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
 #include <linux/workqueue.h>
@@ -559,4 +562,118 @@ void heki_shim_frozen(u64 addr)
 void heki_shim_refused_use(const char *what, const char *why)
 {
 	pr_warn_ratelimited("refused: %s: %s\n", what, why);
+}
+
+/* Oopses of this kernel that a denial caused. */
+static atomic_t denials = ATOMIC_INIT(0);
+
+static void say_denied(int what, u64 aim, const struct heki_fault *fault)
+{
+	void *ip = (void *)fault->ip;
+
+	switch (what) {
+	case HEKI_DENIED_WRITE:
+		pr_alert("denied by the hypervisor, no hardware fault: write of sealed %pS by %pS\n",
+			 (void *)aim, ip);
+		break;
+	case HEKI_DENIED_EXEC:
+		pr_alert("denied by the hypervisor, no hardware fault: to run %pS, which is no sealed text\n",
+			 (void *)aim);
+		break;
+	case HEKI_DENIED_CR:
+		pr_alert("denied by the hypervisor, no hardware fault: to clear pinned bits %#llx of CR%u by %pS\n",
+			 aim, fault->reg, ip);
+		break;
+	}
+}
+
+/* Before the kernel prints the oops. A fault that the code itself handles does not come here. */
+static int die_event(struct notifier_block *nb, unsigned long event, void *data)
+{
+	const struct die_args *args = data;
+	struct heki_fault fault;
+	u64 aim;
+	int what;
+
+	if (event != DIE_GPF || user_mode(args->regs))
+		return NOTIFY_DONE;
+	heki_text_fault(&fault, args->regs);
+	what = heki_guest_judge(&fault, &aim);
+	if (what) {
+		atomic_inc(&denials);
+		say_denied(what, aim, &fault);
+	}
+	return NOTIFY_DONE;
+}
+
+static struct notifier_block die_notifier = {
+	.notifier_call = die_event,
+};
+
+static ssize_t state_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%s\n", heki_guest_is_sealed() ? "sealed" : "not sealed");
+}
+
+static ssize_t ranges_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%zu\n", heki_guest_nr_ranges());
+}
+
+static ssize_t denials_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	return sysfs_emit(buf, "%d\n", atomic_read(&denials));
+}
+
+static ssize_t held_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf);
+
+/* In the order of require.rs. */
+static struct kobj_attribute held_attrs[] = {
+	__ATTR(write, 0444, held_show, NULL),
+	__ATTR(exec, 0444, held_show, NULL),
+	__ATTR(cr, 0444, held_show, NULL),
+	__ATTR(msr, 0444, held_show, NULL),
+	__ATTR(dt, 0444, held_show, NULL),
+};
+
+static ssize_t held_show(struct kobject *kobj, struct kobj_attribute *attr, char *buf)
+{
+	const char *why;
+	size_t len;
+
+	if (heki_guest_held(attr - held_attrs, &why, &len))
+		return sysfs_emit(buf, "held\n");
+	return sysfs_emit(buf, "not held: %.*s\n", (int)len, why);
+}
+
+static struct kobj_attribute state_attr = __ATTR_RO(state);
+static struct kobj_attribute ranges_attr = __ATTR_RO(ranges);
+static struct kobj_attribute denials_attr = __ATTR_RO(denials);
+
+static const struct attribute *const shown[] = {
+	&state_attr.attr,
+	&held_attrs[0].attr,
+	&held_attrs[1].attr,
+	&held_attrs[2].attr,
+	&held_attrs[3].attr,
+	&held_attrs[4].attr,
+	&ranges_attr.attr,
+	&denials_attr.attr,
+	NULL,
+};
+
+/* Makes /sys/kernel/heki, and has oopses looked at. */
+int heki_shim_show(void)
+{
+	struct kobject *kobj = kobject_create_and_add("heki", kernel_kobj);
+	int ret;
+
+	if (!kobj)
+		return -ENOMEM;
+	ret = sysfs_create_files(kobj, shown);
+	if (!ret)
+		ret = register_die_notifier(&die_notifier);
+	if (ret)
+		kobject_put(kobj);
+	return ret;
 }

@@ -12,6 +12,7 @@
 #include <linux/types.h>
 
 struct heki_area;
+struct heki_fault;
 struct smp_text_poke_loc;
 
 /**
@@ -56,6 +57,11 @@ struct heki_clock {
 	u8 changes;
 };
 
+/* What heki_guest_judge() returns, besides 0. */
+#define HEKI_DENIED_WRITE	1	/* of the address */
+#define HEKI_DENIED_EXEC	2	/* of the address */
+#define HEKI_DENIED_CR		3	/* to clear the bits */
+
 bool heki_shim_on_kvm(void);
 long heki_shim_hypercall(u64 op, u64 gpa, u64 len);
 u64 heki_shim_gpa(const void *ptr);
@@ -85,6 +91,7 @@ void heki_shim_remove_hooks(void);
 void heki_shim_refused(u64 addr, size_t nr, const char *why);
 void heki_shim_frozen(u64 addr);
 void heki_shim_refused_use(const char *what, const char *why);
+int heki_shim_show(void);
 
 /* ffi.rs */
 int heki_guest_load(const char *require, const char *bpf);
@@ -94,5 +101,9 @@ int heki_guest_may_probe(const void *addr, bool jump);
 int heki_guest_may_load(void);
 int heki_guest_make_rw(void *ptr, size_t size);
 int heki_guest_make_rox(void *ptr, size_t size);
+bool heki_guest_is_sealed(void);
+bool heki_guest_held(size_t at, const char **why, size_t *len);
+size_t heki_guest_nr_ranges(void);
+int heki_guest_judge(const struct heki_fault *fault, u64 *aim);
 
 #endif /* _HEKI_GUEST_SHIM_H */

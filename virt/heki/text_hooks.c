@@ -22,12 +22,14 @@
 #include <linux/rcupdate.h>
 #include <linux/static_call.h>
 #include <linux/string.h>
+#include <linux/uaccess.h>
 
 #include <asm/bug.h>
 #include <asm/cfi.h>
 #include <asm/cpufeature.h>
 #include <asm/ibt.h>
 #include <asm/insn.h>
+#include <asm/insn-eval.h>
 #include <asm/nospec-branch.h>
 #include <asm/sections.h>
 #include <asm/text-patching.h>
@@ -316,3 +318,48 @@ void heki_text_untrace(struct module *mod)
 	ftrace_release_mod(mod);
 }
 EXPORT_SYMBOL_FOR_MODULES(heki_text_untrace, "heki_guest");
+
+static bool moves_string(const struct insn *insn)
+{
+	u8 opcode = insn->opcode.bytes[0];
+
+	return insn->opcode.nbytes == 1 &&
+	       (opcode == 0xa4 || opcode == 0xa5 || opcode == 0xaa || opcode == 0xab);
+}
+
+/* MOV to CR0 or CR4. */
+static bool loads_cr(const struct insn *insn)
+{
+	u8 reg = X86_MODRM_REG(insn->modrm.value);
+
+	return insn->opcode.bytes[0] == 0x0f && insn->opcode.bytes[1] == 0x22 &&
+	       !X86_REX_R(insn->rex_prefix.value) && (reg == 0 || reg == 4);
+}
+
+void heki_text_fault(struct heki_fault *fault, struct pt_regs *regs)
+{
+	u8 bytes[MAX_INSN_SIZE];
+	struct insn insn;
+	int offset;
+
+	*fault = (struct heki_fault) { .ip = regs->ip };
+	if (copy_from_kernel_nofault(bytes, (void *)regs->ip, sizeof(bytes)) ||
+	    insn_decode_kernel(&insn, bytes))
+		return;
+	if (moves_string(&insn)) {
+		fault->kind = HEKI_FAULT_MEMORY;
+		fault->value = regs->di;
+	} else if (loads_cr(&insn)) {
+		offset = insn_get_modrm_rm_off(&insn, regs);
+		if (offset < 0)
+			return;
+		fault->kind = HEKI_FAULT_CR;
+		fault->reg = X86_MODRM_REG(insn.modrm.value);
+		fault->value = *(unsigned long *)((void *)regs + offset);
+	} else {
+		fault->value = (u64)insn_get_addr_ref(&insn, regs);
+		if (fault->value != -1UL)
+			fault->kind = HEKI_FAULT_MEMORY;
+	}
+}
+EXPORT_SYMBOL_FOR_MODULES(heki_text_fault, "heki_guest");

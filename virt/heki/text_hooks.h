@@ -13,6 +13,28 @@
 #include <uapi/linux/heki.h>
 
 struct module;
+struct pt_regs;
+
+/**
+ * struct heki_fault - a general protection fault of this kernel
+ * @ip:		the instruction
+ * @value:	the address that it names, or what it loads
+ * @kind:	HEKI_FAULT_*
+ * @reg:	the control register that it loads
+ */
+struct heki_fault {
+	u64 ip;
+	u64 value;
+	u32 kind;
+	u32 reg;
+};
+
+#define HEKI_FAULT_OTHER	0
+#define HEKI_FAULT_MEMORY	1	/* it names memory */
+#define HEKI_FAULT_CR		2	/* it loads CR0 or CR4 */
+
+/* Says in @fault what the instruction at which @regs stopped does. Does not sleep. */
+void heki_text_fault(struct heki_fault *fault, struct pt_regs *regs);
 
 /**
  * heki_text_install() - have the kernel call @ops where it changes text

@@ -4,7 +4,7 @@
  * who already runs code in the kernel. See main.c for the list.
  *
  * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c, msr.c,
- * patch.c, grant.c, disk.c.
+ * patch.c, grant.c, disk.c, oops.c.
  * Locks: one attack at a time, under the mutex of main.c.
  */
 #ifndef _HEKI_ATTACK_H
@@ -14,6 +14,8 @@
 #include <linux/workqueue.h>
 
 #include <asm/desc_defs.h>
+
+struct file_operations;
 
 enum attack_class {
 	ATTACK_WRITE,		/* must fail where writes are sealed */
@@ -109,6 +111,9 @@ struct meanwhile {
 
 bool meanwhile_begin(struct meanwhile *meanwhile);
 void meanwhile_end(struct meanwhile *meanwhile);
+
+/* oops.c */
+extern const struct file_operations oops_fops;
 
 /* write.c */
 void write_through_direct_map(struct attack_report *report, const u8 *target);

@@ -8,6 +8,7 @@
 #   heki_seal.sh sealed   it has; the kernel is sealed afterwards, until it reboots
 #   heki_seal.sh bare     it has, and its VMM has no vmlinux of this kernel; likewise
 #   heki_seal.sh foreign  it has, and its VMM has the vmlinux of another kernel
+#   heki_seal.sh oops     the kernel is sealed: what it says of threads that a denial kills
 #
 # Skipped without an argument: a seal is nothing to do to a machine unasked.
 
@@ -46,6 +47,72 @@ no_host() {
 	refused "no host" "No such device" "not sealed"
 	check "modules can still be loaded" [ "$(cat /proc/sys/kernel/modules_disabled)" = 0 ]
 	check "nothing is sealed" unsealed
+	check "nothing is shown" [ ! -e /sys/kernel/heki ]
+	check "a thread may write text" lives_through write
+	check "it may run its own code" lives_through exec
+	check "it may clear a bit of CR0" lives_through cr
+}
+
+attack_oops=/sys/kernel/debug/heki_attack/oops
+oopses() { dmesg | grep -c 'Oops: general protection fault'; }
+
+# lives_through WHAT: the thread that does it is not killed.
+lives_through() {
+	local before
+	before=$(oopses)
+	echo "$1" >$attack_oops && [ "$(oopses)" = "$before" ]
+}
+
+shown=/sys/kernel/heki
+
+# The file says of a protection what the log says.
+shows() {
+	local word
+	word=$(cat "$shown/$1")
+	case $word in
+	held | "not held: "?*) log_has "$1: $word" ;;
+	*) false ;;
+	esac
+}
+
+shows_all() {
+	check "sysfs says that this kernel is sealed" [ "$(cat $shown/state)" = sealed ]
+	for protection in write exec cr msr dt; do
+		check "sysfs says what became of $protection" shows $protection
+	done
+	check "sysfs counts the ranges" log_has "sealed: $(cat $shown/ranges) ranges"
+	check "no denial yet" [ "$(cat $shown/denials)" = 0 ]
+	check "nothing there can be written" [ -z "$(find $shown -type f -perm /222)" ]
+}
+
+# says WHAT PATTERN: the kernel says so in the line before the oops, and counts it.
+says() {
+	local before
+	before=$(cat $shown/denials)
+	dmesg -c >/dev/null
+	echo "$1" >$attack_oops
+	dmesg | grep -B1 'Oops: general protection fault' | head -n1 | grep -q "heki: denied by the hypervisor, .*: $2" &&
+		[ "$(cat $shown/denials)" = $((before + 1)) ]
+}
+
+says_nothing() {
+	local before
+	before=$(cat $shown/denials)
+	dmesg -c >/dev/null
+	echo "$1" >$attack_oops
+	[ "$(oopses)" = 1 ] && ! log_has "denied by the hypervisor" && [ "$(cat $shown/denials)" = "$before" ]
+}
+
+oops() {
+	check "a write that is denied" says write "write of sealed [^ ]*+0x.* by oops_write+0x.*\[heki_attack\]"
+	if [ "$(cat $shown/exec)" = held ]; then
+		check "code that is denied" says exec "to run .*, which is no sealed text"
+	else
+		skip "code that is denied" "the host does not hold it"
+	fi
+	check "a pinned bit" says cr "to clear pinned bits 0x10000 of CR0 by oops_cr+0x"
+	check "a fault of another kind" says_nothing other
+	check "still sealed" [ "$(cat $shown/state)" = sealed ]
 }
 
 held() { log_has "$1: held"; }
@@ -86,6 +153,7 @@ seal() {
 		check "the log says what became of $bit" held_or_why "$bit"
 	done
 	check "the log says what is refused" log_has "refused from now on"
+	shows_all
 }
 
 living=/sys/kernel/debug/heki_living
@@ -118,9 +186,9 @@ foreign() {
 case ${1:-} in
 none) test_run=no_host ;;
 sealed) test_run=seal ;;
-bare | foreign) test_run=$1 ;;
+bare | foreign | oops) test_run=$1 ;;
 *)
-	echo "1..0 # SKIP it seals the kernel: say none, sealed, bare or foreign"
+	echo "1..0 # SKIP it seals the kernel: say none, sealed, bare, foreign or oops"
 	exit 4
 	;;
 esac
