@@ -6,13 +6,14 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 run := @scripts/
 
-.PHONY: help demo test bench check-tools setup source prepare kernel kernel-builtin vmm \
+.PHONY: help demo test attack bench check-tools setup source prepare kernel kernel-builtin vmm \
 	initrd kunit selftest shell cargo-test apply refresh check-overlay clean distclean
 
 help:
 	@echo 'make demo            build what is missing, boot, attack, print the table'
 	@echo 'make test            the whole suite; last line: N passed, N failed, N skipped'
 	@echo
+	@echo 'make attack          every attack on both emulators, and the table of what came of them'
 	@echo 'make bench           what changes of sealed text cost, as ratios to an unsealed guest'
 	@echo
 	@echo 'make check-tools     each tool with its version and how to get it'
@@ -25,7 +26,7 @@ help:
 	@echo 'make initrd          pack the initial RAM disks'
 	@echo
 	@echo 'make kunit           KUnit suites of the host kernel'
-	@echo 'make selftest        KVM selftests (ONLY=name: one of them)'
+	@echo 'make selftest        KVM selftests (ONLY=name: those that begin so)'
 	@echo 'make shell           a shell on the emulated host'
 	@echo 'make cargo-test      unit and property tests of the pure crates and the tools'
 	@echo
@@ -38,7 +39,7 @@ help:
 	@echo 'HEKI_CACHE=DIR                downloads and build results (default: ~/.cache/heki)'
 	@echo 'HEKI_JOBS=N                   parallel jobs'
 
-demo test bench prepare source apply refresh check-overlay vmm kernel check-tools:
+demo test attack bench prepare source apply refresh check-overlay vmm kernel check-tools:
 	$(run)$@
 
 setup:

@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+
+//! heki-attacks: the table of attacks of "make attack".
+//!
+//! ```text
+//! heki-attacks check TABLE ATTACKS       are all attacks that there are in the table
+//! heki-attacks show TABLE RESULTS DIR LEG,LEG NAME=VERSION...
+//! ```
+//!
+//! TABLE is `tools/testing/selftests/heki/attacks.toml`, ATTACKS `virt/heki/attack/main.c`, RESULTS
+//! what `scripts/test` collected: `LEG SUITE NAME OUTCOME REASON` a line. `show` prints the table,
+//! writes it to DIR as reStructuredText, Markdown and JSON, and fails if an attack did what it must
+//! not. [`table`] reads and judges, [`print`] writes. Locks: none.
+
+#![forbid(unsafe_code)]
+
+mod print;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use table::{
+    Report,
+    Results,
+    Table,
+    Verdict, //
+};
+
+fn main() -> ExitCode {
+    let args: Vec<_> = env::args().skip(1).collect();
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let done = match args.as_slice() {
+        ["check", table, attacks] => check(table, attacks),
+        ["show", table, results, dir, legs, versions @ ..] => {
+            show(table, results, dir, legs, versions)
+        },
+        _ => Err(
+            "usage: heki-attacks check TABLE ATTACKS | show TABLE RESULTS DIR LEG,LEG NAME=VERSION..."
+                .to_owned(),
+        ),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("heki-attacks: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn read(path: &str) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
+}
+
+fn check(table: &str, attacks: &str) -> Result<(), String> {
+    let parsed = Table::parse(&read(table)?).map_err(|why| format!("{table}: {why}"))?;
+    parsed.check_names(&table::names_of(&read(attacks)?))
+}
+
+fn show(
+    table: &str,
+    results: &str,
+    dir: &str,
+    legs: &str,
+    versions: &[&str],
+) -> Result<(), String> {
+    let table = Table::parse(&read(table)?).map_err(|why| format!("{table}: {why}"))?;
+    let results = Results::parse(&read(results)?);
+    let versions = versions.iter().filter_map(|pair| pair.split_once('='));
+    let versions = versions.map(|(name, version)| (name.to_owned(), version.to_owned()));
+    let legs: Vec<_> = legs.split(',').collect();
+    let report = Report::new(&table, &results, &legs, versions.collect());
+    print!("{}", print::plain(&report));
+    let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
+    for (name, text) in [
+        ("heki-attacks.rst", print::rst(&report)),
+        ("attacks.md", print::markdown(&report)),
+        ("attacks.json", json + "\n"),
+    ] {
+        let path = Path::new(dir).join(name);
+        fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    let mut verdicts = report.rows.iter().flat_map(|row| row.verdicts.iter());
+    if verdicts.any(|verdict| *verdict == Verdict::Failed) {
+        return Err("an attack succeeded, or did not run".to_owned());
+    }
+    Ok(())
+}
