@@ -125,10 +125,11 @@ pub(crate) struct Vm {
 
 /// What the main thread and the vCPU threads share.
 pub(crate) struct Shared {
+    /// Before `memory`, for it holds a file descriptor of KVM.
+    disk: Option<Mutex<Transport>>,
     /// Lives at least as long as any vCPU that runs in it.
     memory: Memory,
     devices: Mutex<Devices>,
-    disk: Option<Mutex<Transport>>,
     stop: AtomicBool,
     report: Mutex<Option<Report>>,
     /// Serves the exits of a guest with a policy.
@@ -295,6 +296,9 @@ impl Vm {
 
     /// Writes all of the machine to a new directory. Only when the guest is not running.
     fn save(&self, directory: &Path) -> Result<(), Error> {
+        if self.shared.disk.is_some() {
+            return Err(Error::SnapshotOfDisk);
+        }
         let snapshot = Snapshot::create(directory)?;
         let vcpus = self.vcpus.iter().map(|vcpu| vcpu.save(&self.kvm));
         let mut clock = self.fd.get_clock().map_err(Error::kvm("read the clock"))?;

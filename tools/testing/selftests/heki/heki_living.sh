@@ -73,8 +73,8 @@ test_tracepoints() {
 	check "sched tracepoints leave none any more" leaves_none sched_
 }
 
-# What the kernel does between two marks is counted by the host, which sees each as a request of 256
-# changes that it refuses. host-parts looks at the last four.
+# What the kernel does between two marks is counted by the host, which sees each as a change that it
+# denies for its target, as no other here. host-parts looks at the last four.
 mark() { /heki/heki_attacks.sh patch-batch | grep -q '^attack: patch-batch: denied'; }
 
 # batches: how often the kernel finished one since the probe is there.
