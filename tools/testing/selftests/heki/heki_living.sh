@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=dash source=tools/testing/selftests/heki/tap.sh
+# shellcheck shell=dash source=tools/testing/selftests/heki/tap.sh source=tools/testing/selftests/heki/livepatch.sh
 #
 # What a sealed kernel goes on doing although it changes its text, and what it
 # refuses early: tracing, static keys and calls, CPU hotplug, probes, kgdb.
@@ -17,6 +17,7 @@ living=/sys/kernel/debug/heki_living
 clocks=/sys/devices/system/clocksource/clocksource0
 cpu=/sys/devices/system/cpu/cpu1/online
 . "$(dirname "$0")/tap.sh"
+. "$(dirname "$0")/livepatch.sh"
 
 log_has() { dmesg | grep -q "$1"; }
 served() { log_has "heki: changes of text: $1: made and checked by the host"; }
@@ -256,23 +257,20 @@ refused_probe() {
 	return 1
 }
 
-# fails_with ERROR COMMAND...: it fails, and says so.
-fails_with() {
-	local wanted="$1" error
-	shift
-	error=$("$@" 2>&1) && return 1
-	case $error in
-	*"$wanted"*) return 0 ;;
-	*) return 1 ;;
-	esac
-}
-
 set_foreign() { echo 1 >"$living/foreign_$1"; }
 
 # refused_module COMMAND...: with EPERM, and heki says a word about modules in the log.
 refused_module() {
 	dmesg -c >/dev/null
 	fails_with "not permitted" "$@" && log_has "refused: loading or unloading a module: ."
+}
+
+# It was loaded before the seal, so its code may run, and the rest is ftrace.
+test_livepatch() {
+	check "a live patch that was there at the seal" apply_livepatch
+	check "the live patch is in force" soon version_is_patched
+	check "the live patch is in force for all tasks" soon transition_is_over
+	check "the live patch is taken back" take_livepatch_back
 }
 
 # kgdb stops all other CPUs, in a way that emulators are slow at: there is none.
@@ -300,6 +298,8 @@ test_refused() {
 	check "functions of heki_guest cannot be traced" [ "$(grep -c '\[heki_guest\]' $tracing/available_filter_functions)" = 0 ]
 	check "a module is refused, and the log says why" \
 		refused_module insmod "/lib/modules/$(uname -r)/kernel/virt/heki/attack/heki_living.ko"
+	check "so is a live patch" \
+		refused_module insmod "/lib/modules/$(uname -r)/kernel/virt/heki/attack/heki_livepatch.ko"
 	check "so is the end of one" refused_module rmmod heki_living
 	check "the compiler of BPF is off" compiler_off
 }
@@ -326,6 +326,7 @@ if served ftrace; then
 	test_function_graph
 	test_trampolines
 	test_module_tracer
+	test_livepatch
 else
 	skip "function tracer" "the host has no profile of this kernel"
 fi

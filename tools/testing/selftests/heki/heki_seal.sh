@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0
-# shellcheck shell=dash source=tools/testing/selftests/heki/tap.sh
+# shellcheck shell=dash source=tools/testing/selftests/heki/tap.sh source=tools/testing/selftests/heki/livepatch.sh
 #
 # Loading heki_guest: what is refused and with which words, and the seal itself.
 #
@@ -13,6 +13,7 @@
 # Skipped without an argument: a seal is nothing to do to a machine unasked.
 
 . "$(dirname "$0")/tap.sh"
+. "$(dirname "$0")/livepatch.sh"
 
 # try PARAMS...: load heki_guest; $error holds what modprobe said.
 try() {
@@ -130,12 +131,26 @@ seal_traced() {
 	check "nothing is sealed by that" unsealed
 }
 
+# One that is active keeps the kernel from being sealed; one that is not yet stays loaded.
+seal_livepatched() {
+	check "a live patch is loaded" modprobe heki_livepatch now=1
+	check "it is in force" soon version_is_patched
+	check "it is in force for all tasks" soon transition_is_over
+	dmesg -c >/dev/null
+	refused "a live patch is active" "busy" "functions are .* patched live"
+	check "it can be taken back" take_livepatch_back
+	check "it can be unloaded" soon rmmod heki_livepatch
+	check "nothing is sealed by a live patch" unsealed
+	check "a live patch for later is loaded" modprobe heki_livepatch
+}
+
 seal() {
 	refused "unknown word" "Invalid argument" "unknown word" require=write,bogus
 	refused "unknown word of bpf" "Invalid argument" "unknown word" bpf=bogus
 	refused "bpf=refuse" "busy" "the compiler of BPF is on" bpf=refuse
 	check "nothing is sealed by that" unsealed
 	seal_traced
+	seal_livepatched
 	if try require=write,exec,cr,msr,dt; then
 		ok "sealed with require=write,exec,cr,msr,dt"
 		check "exec is held" held exec
@@ -167,10 +182,13 @@ traces_nothing() {
 
 # What the host can serve without, it does; what it cannot is refused and said.
 bare() {
+	check "a live patch is loaded" modprobe heki_livepatch
 	check "sealed" try
 	check "the log says that nothing is traced" log_has "changes of text: ftrace: refused: .*profile"
 	check "and that no breakpoint is set" log_has "changes of text: breakpoints: refused: .*--probes"
 	check "nothing is traced" traces_nothing
+	check "a live patch is refused without ftrace" fails_with "No such device" apply_livepatch
+	check "and it is gone" soon livepatch_is_gone
 	check "a static key still changes" flips key 1
 	check "and back" flips key 0
 	check "and a static call" flips call 1

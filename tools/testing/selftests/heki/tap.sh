@@ -29,6 +29,27 @@ check() {
 	if "$@"; then ok "$name"; else not_ok "$name"; fi
 }
 
+# soon COMMAND...: it succeeds within half a minute.
+soon() {
+	local tries=300
+	until "$@"; do
+		tries=$((tries - 1))
+		[ $tries -gt 0 ] || return 1
+		sleep 0.1
+	done
+}
+
+# fails_with ERROR COMMAND...: it fails, and says so.
+fails_with() {
+	local wanted="$1" error
+	shift
+	error=$("$@" 2>&1) && return 1
+	case $error in
+	*"$wanted"*) return 0 ;;
+	*) return 1 ;;
+	esac
+}
+
 # finish: the plan; fails if a test did.
 finish() {
 	echo "1..$count"
