@@ -58,7 +58,8 @@ struct kvm_heki {
  * @rip:	linear address of the instruction that made it
  * @gdt_stays:	the vCPU is up, and has the last GDT that it may load
  * @complete:	KVM's end of a hypercall
- * @is_reset:	user space put the vCPU into its reset state, and it has not run since
+ * @has_reset_state: user space loaded the registers of a reset, and the vCPU has not run since
+ * @is_reset:	the same, and user space said what the vCPU does next
  *
  * Protected by vcpu->mutex; @is_reset is cleared under kvm->slots_lock too.
  */
@@ -69,6 +70,7 @@ struct kvm_heki_vcpu {
 	unsigned long rip;
 	bool gdt_stays;
 	int (*complete)(struct kvm_vcpu *vcpu);
+	bool has_reset_state;
 	bool is_reset;
 };
 #else

@@ -114,7 +114,7 @@ fn changes(patch: u32) {
         }
     }
     pr_info!(
-        "changes of text: refused, as no policy of the host allows them: optimized kprobes, live patching, compiled BPF\n"
+        "changes of text: refused, as no policy of the host allows them: optimized kprobes, new live patches, compiled BPF\n"
     );
 }
 

@@ -8,9 +8,10 @@
  * could take the kernel's text back from the host's checks, to its own harm.
  *
  * Neighbours: linux/guest_text.h has the hooks, text_hooks.h the rest.
- * Locks: text_mutex, for others; none inside.
+ * Locks: cpus_read_lock, then text_mutex, for others; none inside.
  */
 #include <linux/build_bug.h>
+#include <linux/cpu.h>
 #include <linux/export.h>
 #include <linux/ftrace.h>
 #include <linux/guest_text.h>
@@ -71,6 +72,8 @@ EXPORT_SYMBOL_FOR_MODULES(heki_text_remove, "heki_guest");
 
 void heki_text_lock(void)
 {
+	/* A CPU on its way up has a GDT to load yet. */
+	cpus_read_lock();
 	mutex_lock(&text_mutex);
 }
 EXPORT_SYMBOL_FOR_MODULES(heki_text_lock, "heki_guest");
@@ -78,6 +81,7 @@ EXPORT_SYMBOL_FOR_MODULES(heki_text_lock, "heki_guest");
 void heki_text_unlock(void)
 {
 	mutex_unlock(&text_mutex);
+	cpus_read_unlock();
 }
 EXPORT_SYMBOL_FOR_MODULES(heki_text_unlock, "heki_guest");
 

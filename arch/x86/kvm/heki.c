@@ -310,6 +310,21 @@ static void *heki_save_state(struct kvm *kvm, u64 room, size_t *len)
 	return ERR_PTR(ret);
 }
 
+/* The VMM has not heard of the denial that pauses the VM: what it saves would not be paused. */
+static bool heki_owes_a_pause(struct kvm *kvm)
+{
+	const struct heki_exit *denial;
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+
+	kvm_for_each_vcpu(i, vcpu, kvm) {
+		denial = &vcpu->arch.heki.denial;
+		if (denial->kind && denial->flags & HEKI_EXIT_IS_PAUSE)
+			return true;
+	}
+	return false;
+}
+
 static int heki_device_get_state(struct kvm *kvm, void __user *user)
 {
 	struct heki_buffer buffer;
@@ -323,7 +338,8 @@ static int heki_device_get_state(struct kvm *kvm, void __user *user)
 	mutex_lock(&kvm->lock);
 	data = ERR_PTR(kvm_heki_lock_vcpus(kvm));
 	if (!data) {
-		data = heki_save_state(kvm, buffer.len, &len);
+		data = heki_owes_a_pause(kvm) ? ERR_PTR(-EBUSY) :
+						heki_save_state(kvm, buffer.len, &len);
 		kvm_unlock_all_vcpus(kvm);
 	}
 	mutex_unlock(&kvm->lock);
@@ -760,6 +776,18 @@ bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_s
 		__kvm_heki_deny_load(heki, vcpu, HEKI_REG_TR, 2, selector));
 }
 
+/* There may be nobody left to take a #GP: the vCPU shuts down. */
+bool __kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector)
+{
+	if (!__kvm_heki_pins_table(vcpu, HEKI_REG_LDTR) && !__kvm_heki_pins_table(vcpu, HEKI_REG_TR))
+		return false;
+
+	/* For the report: the selector is what the verdict looks at. */
+	__kvm_heki_deny_load(vcpu->kvm->arch.heki, vcpu, HEKI_REG_TR, 2, selector);
+	kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
+	return true;
+}
+
 /* After a change of pins or of the allow-list, and before a vCPU first runs; on itself. */
 void kvm_heki_reload(struct kvm_vcpu *vcpu)
 {
@@ -767,6 +795,7 @@ void kvm_heki_reload(struct kvm_vcpu *vcpu)
 	if (vcpu->kvm->arch.has_protected_state)
 		return;
 
+	vcpu->arch.heki.has_reset_state = false;
 	if (vcpu->arch.heki.is_reset)
 		kvm_heki_reset_by_vcpus(vcpu);
 

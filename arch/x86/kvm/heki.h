@@ -35,6 +35,7 @@ int kvm_heki_lock_vcpus(struct kvm *kvm);
 int kvm_heki_reset_by_device(struct kvm *kvm);
 void kvm_heki_reset_by_vcpus(struct kvm_vcpu *vcpu);
 void __kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs);
+void __kvm_heki_set_mp_state(struct kvm_vcpu *vcpu);
 void kvm_heki_forget_vcpu(struct kvm_vcpu *vcpu);
 bool __kvm_heki_check_exit(struct kvm_vcpu *vcpu);
 int __kvm_heki_serve(struct kvm_vcpu *vcpu, u64 op, u64 gpa, u64 len, u64 flags,
@@ -48,6 +49,7 @@ int __kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
 bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index);
 bool __kvm_heki_pins_table(struct kvm_vcpu *vcpu, u32 reg);
 bool __kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
+bool __kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector);
 bool __kvm_heki_deny_gdt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
 bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_struct *desc,
 			u32 base3);
@@ -112,6 +114,13 @@ static inline void kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sr
 {
 	if (kvm_heki_vm(vcpu->kvm))
 		__kvm_heki_set_sregs(vcpu, sregs);
+}
+
+/* User space has said what the vCPU does next. */
+static inline void kvm_heki_set_mp_state(struct kvm_vcpu *vcpu)
+{
+	if (kvm_heki_vm(vcpu->kvm))
+		__kvm_heki_set_mp_state(vcpu);
 }
 
 /* True to leave for user space, which kvm_run tells why. */
@@ -255,6 +264,12 @@ static inline bool kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector,
 	return kvm_heki_tables_apply(vcpu) && __kvm_heki_deny_tr(vcpu, selector, desc, base3);
 }
 
+/* It would load LDTR and TR from memory. No kernel in long mode has one. */
+static inline bool kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector)
+{
+	return kvm_heki_tables_apply(vcpu) && __kvm_heki_deny_task_switch(vcpu, selector);
+}
+
 static inline bool kvm_heki_deny_ldt(struct kvm_vcpu *vcpu, u16 selector)
 {
 	return kvm_heki_tables_apply(vcpu) &&
@@ -283,6 +298,12 @@ static inline void kvm_heki_reload(struct kvm_vcpu *vcpu) { }
 static inline void kvm_heki_init_vcpu(struct kvm_vcpu *vcpu) { }
 static inline void kvm_heki_destroy_vcpu(struct kvm_vcpu *vcpu) { }
 static inline void kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs) { }
+static inline void kvm_heki_set_mp_state(struct kvm_vcpu *vcpu) { }
+
+static inline bool kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector)
+{
+	return false;
+}
 
 static inline bool kvm_heki_check_exit(struct kvm_vcpu *vcpu)
 {

@@ -19,7 +19,7 @@
 
 static bool heki_reset_by_vcpus;
 module_param(heki_reset_by_vcpus, bool, 0444);
-MODULE_PARM_DESC(heki_reset_by_vcpus, "KVM_SET_SREGS of the reset state to all vCPUs ends a seal");
+MODULE_PARM_DESC(heki_reset_by_vcpus, "A VMM that puts all vCPUs into their reset state ends a seal");
 
 /* No vCPU is in the guest, nor gets there before this returns. slots_lock held. */
 static void heki_reset(struct kvm *kvm)
@@ -68,19 +68,26 @@ static bool heki_is_reset_state(const struct kvm_sregs *sregs)
 }
 
 /*
- * Where user space emulates the local APIC, it does this for an INIT too, which
- * a guest sends as it likes.
+ * That is not enough: a VMM may write back what the vCPU has, and a guest can make
+ * a vCPU look so. Where user space emulates the local APIC, it does the same for an
+ * INIT, which a guest sends as it likes.
  */
 void __kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
 {
-	bool is_reset = heki_reset_by_vcpus && irqchip_in_kernel(vcpu->kvm) &&
-			heki_is_reset_state(sregs);
+	WRITE_ONCE(vcpu->arch.heki.is_reset, false);
+	vcpu->arch.heki.has_reset_state = heki_reset_by_vcpus && irqchip_in_kernel(vcpu->kvm) &&
+					  heki_is_reset_state(sregs);
+	if (vcpu->arch.heki.has_reset_state)
+		kvm_make_request(KVM_REQ_HEKI, vcpu);
+}
 
-	WRITE_ONCE(vcpu->arch.heki.is_reset, is_reset);
-	if (!is_reset)
+/* QEMU does this after the registers of a reset or of a migration, never else. */
+void __kvm_heki_set_mp_state(struct kvm_vcpu *vcpu)
+{
+	if (!vcpu->arch.heki.has_reset_state)
 		return;
+	WRITE_ONCE(vcpu->arch.heki.is_reset, true);
 	kvm_heki_forget_vcpu(vcpu);
-	kvm_make_request(KVM_REQ_HEKI, vcpu);
 }
 
 static bool heki_all_are_reset(struct kvm *kvm)

@@ -4,7 +4,7 @@
  *
  * The disk first gets the bytes that the text holds, but for one that nobody
  * runs. So what an unhindered disk changes is that byte alone, and the same way
- * puts it back.
+ * puts it back. The disk's own sector is put back in the end.
  *
  * Neighbours: main.c, write.c. Locks: none, one attack at a time.
  */
@@ -64,11 +64,24 @@ static void read_into(struct attack_report *report, struct block_device *disk, u
 	}
 }
 
+/* The same, and the disk is afterwards as it was. */
+static void attack_disk(struct attack_report *report, struct block_device *disk, u8 *sector,
+			u8 *saved, const u8 *target)
+{
+	if (bdev_rw_virt(disk, 0, saved, SECTOR_SIZE, REQ_OP_READ)) {
+		attack_say(report, ATTACK_INCONCLUSIVE, "the disk cannot be read");
+		return;
+	}
+	read_into(report, disk, sector, target);
+	if (bdev_rw_virt(disk, 0, saved, SECTOR_SIZE, REQ_OP_WRITE))
+		pr_err("the first sector of " DISK " is lost\n");
+}
+
 void attack_disk_text(struct attack_report *report)
 {
 	const u8 *target = find_target(report);
 	struct file *file;
-	u8 *sector;
+	u8 *sectors;
 
 	if (!target)
 		return;
@@ -77,11 +90,11 @@ void attack_disk_text(struct attack_report *report)
 		attack_say(report, ATTACK_ABSENT, "no disk");
 		return;
 	}
-	sector = kmalloc(SECTOR_SIZE, GFP_KERNEL);
-	if (sector)
-		read_into(report, file_bdev(file), sector, target);
+	sectors = kmalloc(2 * SECTOR_SIZE, GFP_KERNEL);
+	if (sectors)
+		attack_disk(report, file_bdev(file), sectors, sectors + SECTOR_SIZE, target);
 	else
 		attack_say(report, ATTACK_INCONCLUSIVE, "no memory");
-	kfree(sector);
+	kfree(sectors);
 	fput(file);
 }

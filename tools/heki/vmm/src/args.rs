@@ -100,7 +100,8 @@ impl Args {
     /// The kernel's command line, devices that it cannot find by itself included.
     pub(crate) fn full_cmdline(&self) -> String {
         match self.disk {
-            Some(_) => format!("{} {}", self.cmdline, mmio::CMDLINE),
+            // In front: what comes behind a "--" is for the guest's first process.
+            Some(_) => format!("{} {}", mmio::CMDLINE, self.cmdline),
             None => self.cmdline.clone(),
         }
     }
@@ -227,7 +228,7 @@ mod tests {
         assert_eq!(disk("a,ro").path, PathBuf::from("a"));
         assert!(refusal(&["--disk", ",ro"]).contains("needs a file"));
         let args = parse(&["--disk", "a", "--cmdline", "x"]).unwrap();
-        assert_eq!(args.full_cmdline(), format!("x {}", mmio::CMDLINE));
+        assert_eq!(args.full_cmdline(), format!("{} x", mmio::CMDLINE));
         assert!(!args.devices_follow());
         assert_eq!(parse(&["--cmdline", "x"]).unwrap().full_cmdline(), "x");
     }

@@ -265,9 +265,15 @@ impl Tell {
             Verb::Pause => Command::Pause {},
             Verb::Resume => Command::Resume {},
             Verb::Snapshot => Command::Snapshot {
-                directory: self.directory.clone().unwrap_or_default(),
+                directory: self.absolute_directory(),
             },
         }
+    }
+
+    /// What is relative is so to this process, not to the one that is told.
+    fn absolute_directory(&self) -> PathBuf {
+        let directory = self.directory.clone().unwrap_or_default();
+        std::path::absolute(&directory).unwrap_or(directory)
     }
 }
 

@@ -26,6 +26,9 @@ use crate::view::View;
 
 /// Bytes of a sector.
 pub(crate) const SECTOR: u64 = 512;
+/// Most data of one request, in bytes; Linux asks for 4 MiB at most. A vCPU serves a whole queue of
+/// requests at once, and cannot be stopped meanwhile.
+const MAX_REQUEST: u64 = 16 << 20;
 
 const HEADER: u32 = 16;
 const TYPE_IN: u32 = 0;
@@ -136,7 +139,7 @@ impl Disk {
     fn seek(&mut self, sector: u64, data: &[Part]) -> Result<u32, u8> {
         let len: u64 = data.iter().map(|part| u64::from(part.len)).sum();
         let end = sector.checked_add(len / SECTOR).ok_or(STATUS_IOERR)?;
-        if len % SECTOR != 0 || end > self.sectors {
+        if len > MAX_REQUEST || len % SECTOR != 0 || end > self.sectors {
             return Err(STATUS_IOERR);
         }
         // In the file, so that it cannot overflow.

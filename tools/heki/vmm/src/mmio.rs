@@ -230,7 +230,7 @@ impl Transport {
         }
         let (low, high) = (Some(value), Some(value));
         match offset {
-            // What is no size is not taken, and then the queue is not valid.
+            // What is no size is not taken: the queue keeps the one that it had.
             register::QUEUE_SIZE => self.queue.set_size(u16::try_from(value).unwrap_or(0)),
             register::QUEUE_READY => self.queue.set_ready(value == 1),
             register::QUEUE_DESC_LOW => self.queue.set_desc_table_address(low, None),

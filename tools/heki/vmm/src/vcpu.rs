@@ -70,6 +70,9 @@ const MSR_MTRR_DEFAULT: u32 = 0x2ff;
 const MTRR_WRITE_BACK: u64 = 6 | 1 << 11;
 /// Hyper-V's synthetic MSRs, which no guest of ours can use.
 const HYPERV_MSRS: std::ops::Range<u32> = 0x4000_0000..0x4000_1000;
+/// KVM writes guest memory at once when these are set: of a guest that is restored, before its seal
+/// is back. A guest sets them anew before each use.
+const WALL_CLOCK_MSRS: [u32; 2] = [0x11, 0x4b56_4d00];
 
 const CR0_PE: u64 = 1 << 0;
 const CR0_PG: u64 = 1 << 31;
@@ -478,7 +481,9 @@ fn restorable_msrs(kvm: &Kvm) -> Result<Vec<u32>, Error> {
     let list = kvm
         .get_msr_index_list()
         .map_err(Error::kvm("list its MSRs"))?;
-    let skipped = |index: &u32| *index == MSR_TSC || HYPERV_MSRS.contains(index);
+    let skipped = |index: &u32| {
+        *index == MSR_TSC || WALL_CLOCK_MSRS.contains(index) || HYPERV_MSRS.contains(index)
+    };
     Ok(list
         .as_slice()
         .iter()

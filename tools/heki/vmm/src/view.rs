@@ -9,6 +9,7 @@
 
 #![deny(unsafe_code)]
 
+use std::mem;
 use std::sync::Arc;
 
 use heki_abi::{
@@ -63,14 +64,16 @@ impl View {
 
     /// Takes over what the host holds sealed now.
     pub(crate) fn follow(&mut self) -> Result<(), Error> {
-        match &self.heki {
-            Some(heki) => self.set(spans(&heki.ranges()?)),
-            None => Ok(()),
-        }
+        let Some(heki) = self.heki.clone() else {
+            return Ok(());
+        };
+        // Until it is known what may be written, nothing may: an error leaves it so.
+        let old = mem::replace(&mut self.sealed, vec![(0, u64::MAX)]);
+        self.change(&old, spans(&heki.ranges()?))
     }
 
-    fn set(&mut self, sealed: Vec<Span>) -> Result<(), Error> {
-        let (old, new) = (&self.sealed, &sealed);
+    fn change(&mut self, old: &[Span], sealed: Vec<Span>) -> Result<(), Error> {
+        let new = &sealed;
         for span in old.iter().filter(|span| new.binary_search(span).is_err()) {
             memory::protect(&self.memory, span, false)?;
         }
@@ -110,7 +113,7 @@ pub(crate) mod tests {
     pub(crate) fn view(sealed: &[Span]) -> (Memory, View) {
         let memory = memory::allocate(2 * MIB, true).unwrap();
         let mut view = View::new(memory::map_again(&memory).unwrap(), None);
-        view.set(sealed.to_vec()).unwrap();
+        view.change(&[], sealed.to_vec()).unwrap();
         (memory, view)
     }
 
@@ -173,10 +176,10 @@ pub(crate) mod tests {
         read(&view, 0).unwrap();
         assert_eq!(memory.read_obj::<u64>(GuestAddress(0)).unwrap(), 0);
 
-        view.set(vec![(0, PAGE)]).unwrap();
+        view.change(&[(PAGE, 2 * PAGE)], vec![(0, PAGE)]).unwrap();
         read(&view, 1).unwrap();
         assert!(read(&view, 0).is_err());
-        view.set(vec![(0, 2 * PAGE)]).unwrap();
+        view.change(&[(0, PAGE)], vec![(0, 2 * PAGE)]).unwrap();
         assert!(read(&view, 0).is_err() && read(&view, 1).is_err());
     }
 }

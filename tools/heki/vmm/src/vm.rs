@@ -107,6 +107,9 @@ use crate::vcpu::{
 };
 use crate::view::View;
 
+/// How often the end of a thread is looked for, in milliseconds.
+const STOP_INTERVAL: u8 = 5;
+
 /// A virtual machine, running or not.
 pub(crate) struct Vm {
     kvm: Kvm,
@@ -245,7 +248,9 @@ impl Vm {
             let _ = self.flush();
             return woken;
         }
-        self.stop(threads)?;
+        if let Some(signal) = self.stop(threads, signals)? {
+            return Ok(Woken::End(End::Signal(signal)));
+        }
         self.shared
             .devices()
             .flush()
@@ -387,17 +392,29 @@ impl Vm {
         Ok(threads)
     }
 
-    /// Takes the vCPUs out of the guest and their threads home.
-    fn stop(&mut self, threads: Vec<JoinHandle<Vcpu>>) -> Result<(), Error> {
+    /// Takes the vCPUs out of the guest and their threads home, unless a signal comes first: a thread
+    /// may be stuck on the output.
+    fn stop(
+        &mut self,
+        threads: Vec<JoinHandle<Vcpu>>,
+        signals: &Signals,
+    ) -> Result<Option<nix::sys::signal::Signal>, Error> {
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in &threads {
             // Fails only for a thread that has ended by itself.
             let _ = thread.kill(vcpu::kick_signal());
         }
+        while !threads.iter().all(JoinHandle::is_finished) {
+            let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+            let signalled = poll(&mut fds, STOP_INTERVAL) == Ok(1);
+            if let Some(signal) = signalled.then(|| signals.take()).flatten() {
+                return Ok(Some(signal));
+            }
+        }
         for thread in threads {
             self.vcpus.push(thread.join().map_err(|_| Error::Panic)?);
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The main thread's life while the guest runs.

@@ -94,6 +94,7 @@ mod tests {
                 .read(true)
                 .write(true)
                 .create(true)
+                .truncate(true)
                 .open(path)
         };
         let mut file = options(&path).unwrap();

@@ -249,8 +249,15 @@ static void put_in_reset_state(struct kvm_vcpu *vcpu)
 	vcpu_regs_set(vcpu, &regs);
 }
 
-/* Resets vCPUs [0, @nr), runs the first of them, and puts them back to where they were. */
-static void reset_vcpus(struct heki_vm *h, int nr)
+static void say_it_runs(struct kvm_vcpu *vcpu)
+{
+	struct kvm_mp_state runnable = { .mp_state = KVM_MP_STATE_RUNNABLE };
+
+	vcpu_mp_state_set(vcpu, &runnable);
+}
+
+/* Resets vCPUs [0, @nr), or only their registers, runs the first of them, and puts them back to where they were. */
+static void reset_vcpus(struct heki_vm *h, int nr, bool whole)
 {
 	struct kvm_sregs sregs[NR_VCPUS];
 	struct kvm_regs regs[NR_VCPUS];
@@ -261,6 +268,8 @@ static void reset_vcpus(struct heki_vm *h, int nr)
 		vcpu_sregs_get(h->vcpu[i], &sregs[i]);
 		vcpu_regs_get(h->vcpu[i], &regs[i]);
 		put_in_reset_state(h->vcpu[i]);
+		if (whole)
+			say_it_runs(h->vcpu[i]);
 	}
 	vcpu_run(h->vcpu[0]);
 	TEST_ASSERT_KVM_EXIT_REASON(h->vcpu[0], KVM_EXIT_IO);
@@ -276,7 +285,7 @@ HEKI_TEST(reset, all_vcpus_in_reset_state_as_the_host_allows)
 	struct heki_vm *h = &self->h;
 
 	heki_seal_page(h, SEALED);
-	reset_vcpus(h, NR_VCPUS);
+	reset_vcpus(h, NR_VCPUS, true);
 	EXPECT_EQ(vcpus_may_reset() ? HEKI_STATE_OPEN : HEKI_STATE_SEALED, heki_query(h).state);
 	EXPECT_EQ(!vcpus_may_reset(), heki_is_sealed(h, h->vcpu[1], SEALED));
 	heki_poke(h, HEKI_PAGE(OTHER), HEKI_CALM);
@@ -288,19 +297,31 @@ HEKI_TEST(reset, one_vcpu_in_reset_state_ends_nothing)
 	struct heki_vm *h = &self->h;
 
 	heki_seal_page(h, SEALED);
-	reset_vcpus(h, 1);
+	reset_vcpus(h, 1, true);
 	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
 	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[1], SEALED));
 }
 
-/* The second vCPU has run since it was reset. */
+/* A VMM may write back what a guest made of its registers. */
+HEKI_TEST(reset, registers_of_a_reset_alone_end_nothing)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_seal_page(h, SEALED);
+	reset_vcpus(h, NR_VCPUS, false);
+	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[1], SEALED));
+}
+
+/* The first vCPU has run since it was reset. */
 HEKI_TEST(reset, vcpus_in_reset_state_one_after_the_other_end_nothing)
 {
 	struct heki_vm *h = &self->h;
 
 	heki_seal_page(h, SEALED);
-	reset_vcpus(h, 1);
+	reset_vcpus(h, 1, true);
 	put_in_reset_state(h->vcpu[1]);
+	say_it_runs(h->vcpu[1]);
 	vcpu_run(h->vcpu[1]);
 	TEST_ASSERT_KVM_EXIT_REASON(h->vcpu[1], KVM_EXIT_IO);
 	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
