@@ -196,6 +196,21 @@ fn status_is_that_of_the_host() {
     );
 }
 
+/// As a host printed them that pins all descriptor-table registers.
+#[test]
+fn any_pinned_table_is_that_protection() {
+    for pin in [
+        "IDTR limit 0xffff",
+        "GDTR base 0xffffffffffffffff",
+        "LDTR 0xffff",
+        "TR selector 0xffff",
+    ] {
+        let state = State::parse(&format!("state sealed\npin {pin}\n"));
+        let held = state.protections().into_iter().filter(|one| one.held);
+        assert!(held.map(|one| one.name).eq(["dt"]), "{pin}");
+    }
+}
+
 #[test]
 fn a_guest_that_is_open_holds_nothing() {
     let protections = State::parse("state open\n").protections();

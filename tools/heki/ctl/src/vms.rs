@@ -37,7 +37,7 @@ pub(crate) struct State {
 /// A pinned register.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Pin {
-    /// `cr0`, `cr4`, `xcr0`, `msr 0x174`, `idtr 0`.
+    /// `cr0`, `cr4`, `xcr0`, `msr 0x174`, `IDTR base`.
     pub(crate) register: String,
     /// Which bits, in hexadecimal.
     pub(crate) bits: String,
@@ -108,7 +108,10 @@ impl State {
     }
 
     fn pins_any(&self, registers: &[&str]) -> bool {
-        let of = |pin: &Pin| registers.contains(&pin.register.split(' ').next().unwrap_or(""));
+        let of = |pin: &Pin| {
+            let name = pin.register.split(' ').next().unwrap_or("");
+            registers.iter().any(|one| one.eq_ignore_ascii_case(name))
+        };
         self.pins.iter().any(of)
     }
 
@@ -119,7 +122,7 @@ impl State {
             ("exec", self.exec),
             ("cr", self.pins_any(&["cr0", "cr4"])),
             ("msr", self.pins_any(&["msr", "xcr0"])),
-            ("dt", self.pins_any(&["idtr"])),
+            ("dt", self.pins_any(&["idtr", "gdtr", "ldtr", "tr"])),
         ];
         let protection = |(name, held)| {
             let why = match (self.is_sealed(), held) {
