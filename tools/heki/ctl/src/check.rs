@@ -302,8 +302,7 @@ fn protections(report: &Report) -> Vec<&'static str> {
 pub(crate) fn run(roots: &Roots, json: bool, out: &mut dyn Write) -> Result<bool, Error> {
     let report = examine(roots);
     if json {
-        serde_json::to_writer(&mut *out, &report).map_err(std::io::Error::from)?;
-        writeln!(out)?;
+        host::write_json(out, &report)?;
         return Ok(report.able);
     }
     for finding in &report.findings {

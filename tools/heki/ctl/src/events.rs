@@ -20,6 +20,7 @@ use crate::follow::{
     Next, //
 };
 use crate::host::{
+    write_json,
     Error,
     Roots, //
 };
@@ -114,8 +115,7 @@ fn is_denial(event: &Event) -> bool {
 
 fn print(out: &mut dyn Write, json: bool, event: &Event) -> Result<(), Error> {
     if json {
-        serde_json::to_writer(&mut *out, event).map_err(std::io::Error::from)?;
-        writeln!(out)?;
+        write_json(out, event)?;
     } else {
         writeln!(out, "{event}")?;
     }

@@ -23,6 +23,7 @@ use crate::event::{
 };
 use crate::host::{
     printable,
+    write_json,
     Error, //
 };
 use crate::reasons::{
@@ -76,8 +77,7 @@ pub(crate) fn run(args: &Explain, json: bool, out: &mut dyn Write) -> Result<(),
     let explanation = explain_line(line.trim(), symbols.as_ref(), args.text_gpa)
         .ok_or_else(|| Error::NoEvent(printable(line.trim())))?;
     if json {
-        serde_json::to_writer(&mut *out, &explanation).map_err(io::Error::from)?;
-        writeln!(out)?;
+        write_json(out, &explanation)?;
     } else {
         print(&explanation, out)?;
     }

@@ -11,7 +11,8 @@ use std::fs::{
 use std::io::{
     self,
     ErrorKind,
-    Read, //
+    Read,
+    Write, //
 };
 use std::path::{
     Path,
@@ -19,6 +20,7 @@ use std::path::{
 };
 
 use clap::Args;
+use serde::Serialize;
 
 /// Most bytes of one file of the kernel. A VM with the most ranges that there can be has a tenth.
 const MAX_BYTES: u64 = 4 << 20;
@@ -161,6 +163,13 @@ pub(crate) fn expect(
         }
         Err(source) => Err(Error::file(path, source)),
     }
+}
+
+/// Writes a line of JSON.
+pub(crate) fn write_json(out: &mut dyn Write, value: &impl Serialize) -> Result<(), Error> {
+    serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
 }
 
 /// The process that a thread belongs to, while there is one.

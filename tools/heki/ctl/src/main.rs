@@ -87,9 +87,7 @@ fn run(cli: &Cli, out: &mut dyn Write) -> Result<bool, Error> {
 fn status(roots: &Roots, vm: Option<u32>, json: bool, out: &mut dyn Write) -> Result<(), Error> {
     let vms = vms::read(roots, vm)?;
     if json {
-        serde_json::to_writer(&mut *out, &vms).map_err(io::Error::from)?;
-        writeln!(out)?;
-        return Ok(());
+        return host::write_json(out, &vms);
     }
     if vms.is_empty() {
         writeln!(out, "no VM takes part in Heki")?;

@@ -23,6 +23,7 @@ use crate::follow::{
     Next, //
 };
 use crate::host::{
+    write_json,
     Error,
     Roots, //
 };
@@ -157,8 +158,7 @@ fn show(
 ) -> Result<(), Error> {
     let view = table.view(rows);
     if json {
-        serde_json::to_writer(&mut *out, &view).map_err(std::io::Error::from)?;
-        writeln!(out)?;
+        write_json(out, &view)?;
         return Ok(out.flush()?);
     }
     if clear {
