@@ -49,8 +49,7 @@ use crate::{
 use core::mem::size_of;
 use kernel::{
     ffi::c_long,
-    prelude::*,
-    sync::Arc, //
+    prelude::*, //
 };
 use zerocopy::{
     FromZeros,
@@ -298,22 +297,12 @@ fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8], asked: &mut Asked) -> Result
     *asked = what_is_asked(&request);
     let regions = plan(&request)?;
     let held = pin::gather(vcpu, &request)?;
-    let held = Arc::new(held, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
 
     let mut lock = vcpu.lock_slots();
     check_memory(&lock, regions.as_slice())?;
     let windows = text::windows(regions.as_slice())?;
     let facts = text::gather(vm, &lock, &request, windows.as_slice())?;
-    let seal = Seal {
-        regions,
-        windows,
-        default: request.default_rights(),
-        exec: request.exec(),
-        pins: request.pins(),
-        held,
-        text: Arc::new(facts, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?,
-    };
-    let seal = KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+    let seal = Seal::new(&request, regions, windows, held, facts)?;
     let seal = patch::with_trampolines(vm, &lock, seal)?;
     vm.enter_seal(&mut lock, seal)
 }

@@ -65,15 +65,8 @@ fn report(vcpu: &Vcpu<'_>, reg: u32, index: u32, bits: u64) -> bool {
 ///
 /// [`Refusal::PinUnsupported`], [`Refusal::SspNeedsXss`], [`Refusal::NoMemory`].
 pub(crate) fn gather(vcpu: &Vcpu<'_>, request: &Request<'_>) -> Result<KVVec<Held>, Refusal> {
-    let mut all = KVVec::with_capacity(request.nr_pins(), GFP_KERNEL_ACCOUNT)
-        .map_err(|_| Refusal::NoMemory)?;
-    for pin in request.kept() {
-        let held = registers::hold(&pin, vcpu.see(pin.reg, pin.index))?;
-        all.push(held, GFP_KERNEL_ACCOUNT)
-            .map_err(|_| Refusal::NoMemory)?;
-    }
-    registers::check(all.as_slice())?;
-    Ok(all)
+    let pins = request.kept().map(|pin| (pin, None));
+    hold(vcpu, request.nr_pins(), pins)
 }
 
 /// The same of a saved state, with the values that it has: `vcpu`, like all others, may still have
@@ -83,11 +76,21 @@ pub(crate) fn gather(vcpu: &Vcpu<'_>, request: &Request<'_>) -> Result<KVVec<Hel
 ///
 /// As [`gather`].
 pub(crate) fn restore(vcpu: &Vcpu<'_>, saved: &saved::Seal<'_>) -> Result<KVVec<Held>, Refusal> {
-    let mut all = KVVec::with_capacity(saved.request.nr_pins(), GFP_KERNEL_ACCOUNT)
-        .map_err(|_| Refusal::NoMemory)?;
-    for (pin, value) in saved.kept() {
-        let held = registers::hold(&pin, vcpu.see(pin.reg, pin.index))?;
-        all.push(Held { value, ..held }, GFP_KERNEL_ACCOUNT)
+    let pins = saved.kept().map(|(pin, value)| (pin, Some(value)));
+    hold(vcpu, saved.request.nr_pins(), pins)
+}
+
+/// At most `nr` pins, each with its value or that of `vcpu`.
+fn hold(
+    vcpu: &Vcpu<'_>,
+    nr: usize,
+    pins: impl Iterator<Item = (abi::Pin, Option<u64>)>,
+) -> Result<KVVec<Held>, Refusal> {
+    let mut all = KVVec::with_capacity(nr, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+    for (pin, value) in pins {
+        let mut held = registers::hold(&pin, vcpu.see(pin.reg, pin.index))?;
+        held.value = value.unwrap_or(held.value);
+        all.push(held, GFP_KERNEL_ACCOUNT)
             .map_err(|_| Refusal::NoMemory)?;
     }
     registers::check(all.as_slice())?;

@@ -35,10 +35,7 @@ use crate::{
         Vm, //
     },
 };
-use kernel::{
-    prelude::*,
-    sync::Arc, //
-};
+use kernel::prelude::*;
 
 /// The number of bytes that [`save`] writes.
 pub(crate) fn bytes(vm: &Vm, lock: &SlotsLock<'_>) -> usize {
@@ -95,23 +92,13 @@ fn restore_seal(
     vm.policy(vcpu.reader()).check(request)?;
     let regions = hypercall::plan(request)?;
     let held = pin::restore(vcpu, seal)?;
-    let held = Arc::new(held, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
 
     let mut lock = vcpu.lock_slots();
     check_counters(&lock, saved)?;
     hypercall::check_memory(&lock, regions.as_slice())?;
     let windows = text::windows(regions.as_slice())?;
     let facts = text::restore(vm, &lock, seal, windows.as_slice())?;
-    let seal = Seal {
-        regions,
-        windows,
-        default: request.default_rights(),
-        exec: request.exec(),
-        pins: request.pins(),
-        held,
-        text: Arc::new(facts, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?,
-    };
-    let seal = KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+    let seal = Seal::new(request, regions, windows, held, facts)?;
     vm.enter_seal(&mut lock, seal)?;
     restore_counters(&lock, saved);
     Ok(())

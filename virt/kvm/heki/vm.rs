@@ -38,7 +38,10 @@ use crate::{
         },
         refusal::Refusal,
         registers::Held,
-        request::GPA_END,
+        request::{
+            Request,
+            GPA_END, //
+        },
         rights::Rights,
         vmm::Policy, //
     },
@@ -88,6 +91,32 @@ pub(crate) struct Seal {
 }
 
 impl Seal {
+    /// What a checked `request` describes, with what was gathered for it.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoMemory`].
+    pub(crate) fn new(
+        request: &Request<'_>,
+        regions: KVVec<Region>,
+        windows: KVVec<Window>,
+        held: KVVec<Held>,
+        text: text::Facts,
+    ) -> Result<KBox<Self>, Refusal> {
+        let held = Arc::new(held, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+        let text = Arc::new(text, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+        let seal = Self {
+            regions,
+            windows,
+            default: request.default_rights(),
+            exec: request.exec(),
+            pins: request.pins(),
+            held,
+            text,
+        };
+        KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)
+    }
+
     /// The permission map.
     pub(crate) fn map(&self) -> Map<'_> {
         Map::assume_sorted(self.regions.as_slice(), self.default)

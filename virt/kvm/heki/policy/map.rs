@@ -95,7 +95,7 @@ impl Region {
         mapped && self.va < other.va_end() && other.va < self.va_end()
     }
 
-    /// As the VMM reads it.
+    /// The range that it is, with its rights as they are.
     pub const fn abi(&self) -> abi::Range {
         abi::Range {
             gpa: self.start << PAGE_SHIFT,

@@ -324,11 +324,8 @@ pub(super) fn range(region: &Region, exec: bool) -> abi::Range {
         rights => rights,
     };
     abi::Range {
-        gpa: region.start << PAGE_SHIFT,
-        len: region.nr_pages() << PAGE_SHIFT,
-        va: region.va,
         rights: rights.bits(),
-        kind: region.kind,
+        ..region.abi()
     }
 }
 
