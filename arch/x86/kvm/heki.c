@@ -172,6 +172,20 @@ static void heki_device_release(struct kvm_device *dev)
 	kfree(dev);
 }
 
+/* As vmemdup_user(), on the account of who asks. */
+static void *heki_copy_in(const void __user *user, size_t len)
+{
+	void *data = kvmalloc(len, GFP_KERNEL_ACCOUNT);
+
+	if (!data)
+		return ERR_PTR(-ENOMEM);
+	if (copy_from_user(data, user, len)) {
+		kvfree(data);
+		return ERR_PTR(-EFAULT);
+	}
+	return data;
+}
+
 /* Bytes of a profile with this header, zero if one of its arrays is too long. */
 static size_t heki_profile_bytes(const struct heki_profile *header)
 {
@@ -197,11 +211,9 @@ static int heki_device_set_profile(struct kvm *kvm, const void __user *user)
 	len = heki_profile_bytes(&header);
 	if (!len)
 		return -E2BIG;
-	data = kvmalloc(len, GFP_KERNEL_ACCOUNT);
-	if (!data)
-		return -ENOMEM;
-	if (copy_from_user(data, user, len))
-		return -EFAULT;
+	data = heki_copy_in(user, len);
+	if (IS_ERR(data))
+		return PTR_ERR(data);
 
 	guard(mutex)(&kvm->lock);
 	if (kvm->created_vcpus)
@@ -289,7 +301,7 @@ static int heki_device_resume(struct kvm *kvm)
 	return 0;
 }
 
-/* The saved state and its length; nothing but the length if @room is zero. */
+/* The saved state and its length; nothing but the length if @room is less. */
 static void *heki_save_state(struct kvm *kvm, u64 room, size_t *len)
 {
 	void *data;
@@ -393,11 +405,9 @@ static int heki_device_set_state(struct kvm *kvm, const void __user *user)
 		return -EINVAL;
 	if (buffer.len > HEKI_MAX_STATE_BYTES)
 		return -E2BIG;
-	data = kvmalloc(buffer.len, GFP_KERNEL_ACCOUNT);
-	if (!data)
-		return -ENOMEM;
-	if (copy_from_user(data, u64_to_user_ptr(buffer.data), buffer.len))
-		return -EFAULT;
+	data = heki_copy_in(u64_to_user_ptr(buffer.data), buffer.len);
+	if (IS_ERR(data))
+		return PTR_ERR(data);
 
 	/* SEV-ES, chosen after the VM opted in: as for the hypercall. */
 	if (kvm->arch.has_protected_state)
