@@ -111,6 +111,13 @@ pub(crate) const FAULT_MEMORY: u32 = 1;
 /// It loads a control register.
 pub(crate) const FAULT_CR: u32 = 2;
 
+/// `HEKI_DENIED_WRITE`.
+const DENIED_WRITE: c_int = 1;
+/// `HEKI_DENIED_EXEC`.
+const DENIED_EXEC: c_int = 2;
+/// `HEKI_DENIED_CR`.
+const DENIED_CR: c_int = 3;
+
 /// What the host denied.
 pub(crate) enum Denial {
     /// A write of what the kernel has at this address.
@@ -316,9 +323,9 @@ pub(crate) unsafe extern "C" fn heki_guest_judge(fault: *const Fault, aim: *mut 
     let denial = show::judge(unsafe { &*fault });
     let (what, value) = match denial {
         None => (0, 0),
-        Some(Denial::Write(va)) => (1, va),
-        Some(Denial::Exec(ip)) => (2, ip),
-        Some(Denial::Register(bits)) => (3, bits),
+        Some(Denial::Write(va)) => (DENIED_WRITE, va),
+        Some(Denial::Exec(ip)) => (DENIED_EXEC, ip),
+        Some(Denial::Register(bits)) => (DENIED_CR, bits),
     };
     // SAFETY: By this function's safety requirements.
     unsafe { aim.write(value) };

@@ -413,18 +413,24 @@ void attack_patch_race(struct attack_report *report)
 		put_back(1);
 }
 
-void attack_patch_frozen(struct attack_report *report)
+/* A jump of a key that is frozen, for the request; says so if there is none. */
+static struct jump_entry *set_frozen_jump(struct attack_report *report)
 {
 	struct jump_entry *entry;
 	unsigned int nr;
 
 	entry = find_jumps(&init_on_alloc.key, &nr);
-	if (!entry) {
+	if (entry)
+		set_jump(&request->sites[0], entry);
+	else
 		attack_say(report, ATTACK_ABSENT, "this kernel has no such key");
-		return;
-	}
-	set_jump(&request->sites[0], entry);
-	change(report, 1, 0);
+	return entry;
+}
+
+void attack_patch_frozen(struct attack_report *report)
+{
+	if (set_frozen_jump(report))
+		change(report, 1, 0);
 }
 
 /* Says that the site of @entry, as it is, belongs to lever_key, which is off. */
@@ -468,15 +474,10 @@ static bool pull_lever(void)
 
 void attack_jump_forged(struct attack_report *report)
 {
-	struct jump_entry *entry;
-	unsigned int nr;
+	struct jump_entry *entry = set_frozen_jump(report);
 
-	entry = find_jumps(&init_on_alloc.key, &nr);
-	if (!entry) {
-		attack_say(report, ATTACK_ABSENT, "this kernel has no such key");
+	if (!entry)
 		return;
-	}
-	set_jump(&request->sites[0], entry);
 	remember(1);
 	forge_jump(entry);
 	if (pull_lever()) {
