@@ -6,6 +6,8 @@
 //! `vm.rs` creates it before the first vCPU, with what `profile.rs` found in the guest's kernel, and
 //! resets it with all vCPUs stopped. Locks: none.
 
+use std::ptr;
+
 use heki_abi::{
     Range,
     Ranges,
@@ -76,12 +78,7 @@ impl Heki {
             return Err(Error::Required(policy::names(missing)));
         }
         let wire = policy.abi();
-        let attr = kvm_device_attr {
-            group: KVM_DEV_HEKI_CTRL,
-            attr: KVM_DEV_HEKI_POLICY,
-            addr: wire.as_bytes().as_ptr().expose_provenance() as u64,
-            ..Default::default()
-        };
+        let attr = attribute(KVM_DEV_HEKI_POLICY, wire.as_bytes().as_ptr());
         self.0
             .set_device_attr(&attr)
             .map_err(Error::kvm("take the Heki policy"))
@@ -90,12 +87,7 @@ impl Heki {
     /// `HEKI_PROT_*` that this host can enforce: `cpuid.rs` sees to it that exec is one of them.
     fn protections(&self) -> Result<u32, Error> {
         let mut caps = heki_abi::Caps::new_zeroed();
-        let mut attr = kvm_device_attr {
-            group: KVM_DEV_HEKI_CTRL,
-            attr: KVM_DEV_HEKI_CAPS,
-            addr: (&raw mut caps).expose_provenance() as u64,
-            ..Default::default()
-        };
+        let mut attr = attribute(KVM_DEV_HEKI_CAPS, &raw mut caps);
         // SAFETY: KVM writes a `struct heki_caps`, which `caps` has room for: `heki_abi` is held to
         // the header. Any bits are a value of it.
         unsafe { self.0.get_device_attr(&mut attr) }
@@ -113,12 +105,7 @@ impl Heki {
         };
         // Fails only without room.
         let _ = header.write_to_prefix(&mut buffer);
-        let mut attr = kvm_device_attr {
-            group: KVM_DEV_HEKI_CTRL,
-            attr: KVM_DEV_HEKI_RANGES,
-            addr: buffer.as_mut_ptr().expose_provenance() as u64,
-            ..Default::default()
-        };
+        let mut attr = attribute(KVM_DEV_HEKI_RANGES, buffer.as_mut_ptr());
         // SAFETY: KVM writes a `struct heki_ranges` and no more ranges than the header says, for
         // which `buffer` has room.
         unsafe { self.0.get_device_attr(&mut attr) }
@@ -129,12 +116,7 @@ impl Heki {
     /// The host keeps the profile for the life of the VM, resets included.
     fn describe(&self, profile: &Profile) -> Result<(), Error> {
         let bytes = profile.to_bytes();
-        let attr = kvm_device_attr {
-            group: KVM_DEV_HEKI_CTRL,
-            attr: KVM_DEV_HEKI_PROFILE,
-            addr: bytes.as_ptr().expose_provenance() as u64,
-            ..Default::default()
-        };
+        let attr = attribute(KVM_DEV_HEKI_PROFILE, bytes.as_ptr());
         self.0
             .set_device_attr(&attr)
             .map_err(|error| Error::Profile(profile_refusal(error)))
@@ -155,12 +137,7 @@ impl Heki {
             data: room.as_mut_ptr().expose_provenance() as u64,
             len: room.len() as u64,
         };
-        let mut attr = kvm_device_attr {
-            group: KVM_DEV_HEKI_CTRL,
-            attr: KVM_DEV_HEKI_STATE,
-            addr: (&raw mut buffer).expose_provenance() as u64,
-            ..Default::default()
-        };
+        let mut attr = attribute(KVM_DEV_HEKI_STATE, &raw mut buffer);
         // SAFETY: KVM writes a `struct heki_buffer`, which `buffer` is, and no more bytes to `room`
         // than it has.
         unsafe { self.0.get_device_attr(&mut attr) }.map_err(Error::kvm("save the Heki state"))?;
@@ -174,12 +151,7 @@ impl Heki {
             data: bytes.as_ptr().expose_provenance() as u64,
             len: bytes.len() as u64,
         };
-        let attr = kvm_device_attr {
-            group: KVM_DEV_HEKI_CTRL,
-            attr: KVM_DEV_HEKI_STATE,
-            addr: buffer.as_bytes().as_ptr().expose_provenance() as u64,
-            ..Default::default()
-        };
+        let attr = attribute(KVM_DEV_HEKI_STATE, buffer.as_bytes().as_ptr());
         self.0
             .set_device_attr(&attr)
             .map_err(|error| Error::HekiState(state_refusal(error)))
@@ -188,14 +160,20 @@ impl Heki {
     /// Forgets what the guest sealed, so that the next one may seal itself. Every vCPU must be
     /// stopped.
     pub(crate) fn reset(&self) -> Result<(), Error> {
-        let attr = kvm_device_attr {
-            group: KVM_DEV_HEKI_CTRL,
-            attr: KVM_DEV_HEKI_RESET,
-            ..Default::default()
-        };
+        let attr = attribute(KVM_DEV_HEKI_RESET, ptr::null::<u8>());
         self.0
             .set_device_attr(&attr)
             .map_err(Error::kvm("reset the Heki state"))
+    }
+}
+
+/// An attribute of the device, and what KVM reads or writes for it.
+fn attribute<T>(attr: u64, data: *const T) -> kvm_device_attr {
+    kvm_device_attr {
+        group: KVM_DEV_HEKI_CTRL,
+        attr,
+        addr: data.expose_provenance() as u64,
+        ..Default::default()
     }
 }
 
