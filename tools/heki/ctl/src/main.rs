@@ -27,6 +27,7 @@ mod explain;
 mod follow;
 mod host;
 mod reasons;
+mod stats;
 mod symbols;
 #[cfg(test)]
 mod tests;

@@ -2,11 +2,14 @@
 
 //! `hekictl status`: each VM that takes part, from its folder in KVM's debugfs.
 //!
-//! The file `heki` there is printed by `virt/kvm/heki/show.rs`; the counters are KVM's statistics.
+//! The file `heki` there is printed by `virt/kvm/heki/show.rs`; the counters are KVM's statistics,
+//! from [`stats`] or, if the VMM does not keep them open, from debugfs too. Without debugfs there are
+//! the counters alone.
 //! Lines that are unknown are left out, so that an older hekictl reads a newer host. Locks: none.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
 
@@ -15,14 +18,24 @@ use crate::host::{
     Error,
     Roots, //
 };
+use crate::stats::{
+    self,
+    Counters, //
+};
 
 /// KVM's statistics that are of Heki begin so.
 const COUNTER: &str = "heki_";
 
+/// Where counters are from if the VMM keeps its statistics open.
+const STATISTICS: &str = "KVM's binary statistics";
+
+/// The state of a VM whose file `heki` cannot be read.
+const UNKNOWN: &str = "unknown, for debugfs is not mounted";
+
 /// The file `heki` of a VM.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct State {
-    /// `open` or `sealed`.
+    /// `open`, `sealed`, or [`UNKNOWN`].
     pub(crate) state: String,
     /// Whether supervisor mode runs only what the guest listed.
     pub(crate) exec: bool,
@@ -79,7 +92,9 @@ pub(crate) struct Vm {
     /// The five protections.
     pub(crate) protections: Vec<Protection>,
     /// What the guest did and was denied.
-    pub(crate) counters: BTreeMap<String, u64>,
+    pub(crate) counters: Counters,
+    /// Where these are from.
+    pub(crate) counters_from: &'static str,
 }
 
 impl State {
@@ -103,10 +118,6 @@ impl State {
         state
     }
 
-    fn is_sealed(&self) -> bool {
-        self.state == "sealed"
-    }
-
     fn pins_any(&self, registers: &[&str]) -> bool {
         let of = |pin: &Pin| {
             let name = pin.register.split(' ').next().unwrap_or("");
@@ -125,12 +136,13 @@ impl State {
             ("dt", self.pins_any(&["idtr", "gdtr", "ldtr", "tr"])),
         ];
         let protection = |(name, held)| {
-            let why = match (self.is_sealed(), held) {
-                (false, _) => Some("the guest has not sealed itself"),
-                (true, false) => {
+            let why = match (self.state.as_str(), held) {
+                (UNKNOWN, _) => Some("unknown"),
+                ("sealed", true) => None,
+                ("sealed", false) => {
                     Some("the guest did not ask for it, or could not: its log says why")
                 }
-                (true, true) => None,
+                _ => Some("the guest has not sealed itself"),
             };
             Protection {
                 name,
@@ -164,43 +176,101 @@ fn process(folder: &str) -> Option<u32> {
     folder.split_once('-')?.0.parse().ok()
 }
 
+/// The counters in a VM's folder.
+fn counters_in(path: &Path) -> Counters {
+    let mut counters = Counters::new();
+    for name in host::names(path).unwrap_or_default() {
+        let value = host::word(&path.join(&name)).and_then(|text| text.parse().ok());
+        if let (Some(counter), Some(value)) = (name.strip_prefix(COUNTER), value) {
+            counters.insert(counter.to_owned(), value);
+        }
+    }
+    counters
+}
+
+impl Vm {
+    fn new(
+        roots: &Roots,
+        process: u32,
+        state: State,
+        counters: Counters,
+        from: &'static str,
+    ) -> Self {
+        Self {
+            process,
+            command: host::command_of(roots, process),
+            protections: state.protections(),
+            state,
+            counters,
+            counters_from: from,
+        }
+    }
+}
+
 /// All VMs that take part, or the one of a process.
 pub(crate) fn read(roots: &Roots, only: Option<u32>) -> Result<Vec<Vm>, Error> {
     let kvm = roots.debugfs.join("kvm");
-    host::expect("debugfs", &roots.debugfs, &kvm, Error::NoKvm)?;
+    let is_wanted = |process: &u32| only.is_none_or(|only| only == *process);
+    let vms = match host::expect("debugfs", &roots.debugfs, &kvm, Error::NoKvm) {
+        Ok(()) => with_debugfs(roots, &kvm, is_wanted)?,
+        Err(error @ Error::NotMounted { .. }) => match without_debugfs(roots, is_wanted)? {
+            vms if vms.is_empty() => return Err(error),
+            vms => vms,
+        },
+        Err(error) => return Err(error),
+    };
+    match only {
+        Some(process) if vms.is_empty() => Err(Error::NoVm(process)),
+        _ => Ok(vms),
+    }
+}
+
+/// Statistics do not say to which VM of a process a vCPU belongs.
+fn is_alone(folders: &[String], of: u32) -> bool {
+    let mut same = folders.iter().filter(|folder| process(folder) == Some(of));
+    same.next().is_some() && same.next().is_none()
+}
+
+fn without_debugfs(roots: &Roots, is_wanted: impl Fn(&u32) -> bool) -> Result<Vec<Vm>, Error> {
+    let processes = host::names(&roots.procfs)?;
+    let processes = processes.iter().filter_map(|name| name.parse().ok());
+    let vm = |process: u32| {
+        let counters = stats::of_process(roots, process, COUNTER)?;
+        let state = State {
+            state: UNKNOWN.to_owned(),
+            ..State::default()
+        };
+        (!counters.is_empty()).then(|| Vm::new(roots, process, state, counters, STATISTICS))
+    };
+    Ok(processes.filter(is_wanted).filter_map(vm).collect())
+}
+
+fn with_debugfs(
+    roots: &Roots,
+    kvm: &Path,
+    is_wanted: impl Fn(&u32) -> bool,
+) -> Result<Vec<Vm>, Error> {
     let mut vms = Vec::new();
-    for folder in host::names(&kvm)? {
-        let Some(process) = process(&folder).filter(|pid| only.is_none_or(|only| only == *pid))
-        else {
+    let folders = host::names(kvm)?;
+    for folder in &folders {
+        let Some(process) = process(folder).filter(&is_wanted) else {
             continue;
         };
-        let path = kvm.join(&folder);
+        let path = kvm.join(folder);
         // A VM without Heki has no such file, and one that just ended has no folder.
         let text = match host::read(&path.join("heki")) {
             Ok(text) => text,
             Err(Error::File { .. }) => continue,
             Err(error) => return Err(error),
         };
-        let mut counters = BTreeMap::new();
-        for name in host::names(&path).unwrap_or_default() {
-            let value = host::word(&path.join(&name)).and_then(|text| text.parse().ok());
-            if let (Some(counter), Some(value)) = (name.strip_prefix(COUNTER), value) {
-                counters.insert(counter.to_owned(), value);
-            }
-        }
-        let state = State::parse(&text);
-        vms.push(Vm {
-            process,
-            command: host::command_of(roots, process),
-            protections: state.protections(),
-            state,
-            counters,
-        });
+        let binary = stats::of_process(roots, process, COUNTER);
+        let (counters, from) = match binary.filter(|_| is_alone(&folders, process)) {
+            Some(counters) => (counters, STATISTICS),
+            None => (counters_in(&path), "debugfs"),
+        };
+        vms.push(Vm::new(roots, process, State::parse(&text), counters, from));
     }
-    match only {
-        Some(process) if vms.is_empty() => Err(Error::NoVm(process)),
-        _ => Ok(vms),
-    }
+    Ok(vms)
 }
 
 impl fmt::Display for Vm {
@@ -230,6 +300,7 @@ impl fmt::Display for Vm {
         for (name, value) in &self.state.text {
             writeln!(f, "  {name} {value}")?;
         }
+        writeln!(f, "  counters from {}", self.counters_from)?;
         for (name, value) in &self.counters {
             writeln!(f, "  count {name} {value}")?;
         }

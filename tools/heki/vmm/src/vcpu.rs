@@ -7,6 +7,10 @@
 //! memory access or one request of Heki.
 
 use std::cell::Cell;
+use std::os::fd::{
+    FromRawFd,
+    OwnedFd, //
+};
 use std::ptr;
 use std::thread;
 use std::time::Duration;
@@ -44,6 +48,8 @@ use serde::{
     Deserialize,
     Serialize, //
 };
+use vmm_sys_util::ioctl::ioctl;
+use vmm_sys_util::ioctl_io_nr;
 use vmm_sys_util::signal::{
     register_signal_handler,
     SIGRTMIN, //
@@ -82,6 +88,16 @@ const EFER_LMA: u64 = 1 << 10;
 /// Interrupts off; bit 1 is always set.
 const RFLAGS: u64 = 1 << 1;
 
+ioctl_io_nr!(KVM_GET_STATS_FD, kvm_bindings::KVMIO, 0xce);
+
+/// The file of a vCPU's statistics, if KVM has any.
+fn statistics(fd: &VcpuFd) -> Option<OwnedFd> {
+    // SAFETY: This ioctl takes no argument.
+    let file = unsafe { ioctl(fd, KVM_GET_STATS_FD()) };
+    // SAFETY: What is not negative is a descriptor that KVM just made for this process.
+    (file >= 0).then(|| unsafe { OwnedFd::from_raw_fd(file) })
+}
+
 /// What a vCPU has to say at the end of its run.
 pub(crate) type Report = Result<End, Error>;
 
@@ -90,6 +106,8 @@ pub(crate) struct Vcpu {
     fd: VcpuFd,
     id: u32,
     initial: Option<Box<State>>,
+    /// KVM's statistics: not read here, but open for who may look at this process.
+    _statistics: Option<OwnedFd>,
 }
 
 /// All that the guest may change in a vCPU. No nested state: `cpuid.rs` hides VMX and SVM.
@@ -134,7 +152,12 @@ impl Vcpu {
             true => Some(Box::new(State::save(kvm, &fd)?)),
             false => None,
         };
-        Ok(Vcpu { fd, id, initial })
+        Ok(Vcpu {
+            _statistics: statistics(&fd),
+            fd,
+            id,
+            initial,
+        })
     }
 
     /// Back to the state after creation.
