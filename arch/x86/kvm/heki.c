@@ -275,7 +275,7 @@ static int heki_device_get_ranges(struct kvm *kvm, void __user *user)
 
 	if (copy_from_user(&header, user, sizeof(header)))
 		return -EFAULT;
-	if (header.reserved)
+	if (header.state)
 		return -EINVAL;
 	room = min(header.nr, HEKI_MAX_RANGES);
 	ranges = kvcalloc(max(room, 1), sizeof(*ranges), GFP_KERNEL_ACCOUNT);
@@ -284,6 +284,7 @@ static int heki_device_get_ranges(struct kvm *kvm, void __user *user)
 
 	mutex_lock(&kvm->slots_lock);
 	header.nr = __kvm_heki_get_ranges(kvm->arch.heki, ranges, room);
+	header.state = kvm_heki_sealed(kvm) ? HEKI_STATE_SEALED : HEKI_STATE_OPEN;
 	mutex_unlock(&kvm->slots_lock);
 
 	if (copy_to_user(user, &header, sizeof(header)))

@@ -428,14 +428,15 @@ struct heki_counters {
  * struct heki_ranges - header of what KVM_DEV_HEKI_RANGES reads
  * @nr:		set by the VMM: how many struct heki_range have room behind the
  *		header; by the host: how many there are, HEKI_MAX_RANGES at most
- * @reserved:	zero
+ * @state:	set to zero by the VMM; by the host: HEKI_STATE_OPEN or
+ *		HEKI_STATE_SEALED
  *
  * The ranges ascend by address and share no byte. What no range lists may be
  * written. None before the seal.
  */
 struct heki_ranges {
 	__u32 nr;
-	__u32 reserved;
+	__u32 state;
 };
 
 /* Bounds of a profile. */

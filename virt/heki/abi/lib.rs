@@ -418,8 +418,8 @@ pub struct Range {
 pub struct Ranges {
     /// How many [`Range`]s have room behind the header; then, how many there are.
     pub nr: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Zero; then, [`HEKI_STATE_OPEN`] or [`HEKI_STATE_SEALED`].
+    pub state: u32,
 }
 
 /// Bits of a register that stay as they are (`struct heki_pin`).

@@ -101,7 +101,7 @@ impl Heki {
         let mut buffer = vec![0u8; size_of::<Ranges>() + room * size_of::<Range>()];
         let header = Ranges {
             nr: HEKI_MAX_RANGES,
-            reserved: 0,
+            state: 0,
         };
         // Fails only without room.
         let _ = header.write_to_prefix(&mut buffer);

@@ -322,7 +322,7 @@ fn structs_have_the_fields_of_the_header() {
             rights,
             kind
         }),
-        layout!(Ranges { nr, reserved }),
+        layout!(Ranges { nr, state }),
         layout!(Pin { reg, index, mask }),
         layout!(Area {
             kind,

@@ -488,11 +488,12 @@ HEKI_TEST(ranges, are_told_as_they_were_sealed)
 
 	EXPECT_EQ(0, get_ranges(h, &told, ROOM));
 	EXPECT_EQ(0, told.header.nr);
+	EXPECT_EQ(HEKI_STATE_OPEN, told.header.state);
 
 	seal_two_ranges(h);
 	EXPECT_EQ(0, get_ranges(h, &told, ROOM));
 	EXPECT_EQ(2, told.header.nr);
-	EXPECT_EQ(0, told.header.reserved);
+	EXPECT_EQ(HEKI_STATE_SEALED, told.header.state);
 	EXPECT_EQ(HEKI_PAGE(2), told.range[0].gpa);
 	EXPECT_EQ(2 * PAGE_SIZE, told.range[0].len);
 	EXPECT_EQ(HEKI_EXEC, told.range[0].rights);
@@ -505,6 +506,7 @@ HEKI_TEST(ranges, are_told_as_they_were_sealed)
 	kvm_device_attr_set(h->device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, NULL);
 	EXPECT_EQ(0, get_ranges(h, &told, ROOM));
 	EXPECT_EQ(0, told.header.nr);
+	EXPECT_EQ(HEKI_STATE_OPEN, told.header.state);
 }
 
 HEKI_TEST(ranges, tell_how_much_room_they_need)
@@ -518,6 +520,7 @@ HEKI_TEST(ranges, tell_how_much_room_they_need)
 	EXPECT_EQ(~0ull, told.range[0].gpa);
 	EXPECT_EQ(E2BIG, get_ranges(h, &told, 0));
 	EXPECT_EQ(2, told.header.nr);
+	EXPECT_EQ(HEKI_STATE_SEALED, told.header.state);
 	/* More room than can ever be needed is none that KVM would write. */
 	EXPECT_EQ(0, get_ranges(h, &told, ~0u));
 	EXPECT_EQ(2, told.header.nr);
@@ -525,7 +528,7 @@ HEKI_TEST(ranges, tell_how_much_room_they_need)
 
 HEKI_TEST(ranges, of_a_bad_request_are_not_told)
 {
-	struct told told = { .header = { .nr = ROOM, .reserved = 1 } };
+	struct told told = { .header = { .nr = ROOM, .state = HEKI_STATE_SEALED } };
 	struct heki_vm *h = &self->h;
 
 	EXPECT_EQ(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RANGES));
