@@ -73,6 +73,9 @@ pub(crate) struct Status {
     pub(crate) memory: u64,
     /// Whether the guest is opted in to Heki.
     pub(crate) heki: bool,
+    /// If it is, whether it is sealed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sealed: Option<bool>,
 }
 
 /// An answer.
@@ -340,10 +343,12 @@ mod tests {
             cpus: 2,
             memory: 4096,
             heki: true,
+            sealed: Some(false),
         };
         assert_eq!(
             text(Answer::status(status)),
-            "{\"ok\":true,\"state\":\"paused\",\"cpus\":2,\"memory\":4096,\"heki\":true}"
+            "{\"ok\":true,\"state\":\"paused\",\"cpus\":2,\"memory\":4096,\"heki\":true,\
+             \"sealed\":false}"
         );
     }
 

@@ -12,6 +12,7 @@ use heki_abi::{
     Range,
     Ranges,
     HEKI_MAX_RANGES,
+    HEKI_STATE_SEALED,
     KVM_DEV_HEKI_CAPS,
     KVM_DEV_HEKI_CTRL,
     KVM_DEV_HEKI_POLICY,
@@ -111,6 +112,20 @@ impl Heki {
         unsafe { self.0.get_device_attr(&mut attr) }
             .map_err(Error::kvm("tell what the guest sealed"))?;
         Ok(parse_ranges(&buffer))
+    }
+
+    /// Whether the guest is sealed now.
+    pub(crate) fn is_sealed(&self) -> Result<bool, Error> {
+        let mut header = Ranges { nr: 0, state: 0 };
+        let mut attr = attribute(KVM_DEV_HEKI_RANGES, &raw mut header);
+        // SAFETY: KVM writes a `struct heki_ranges`, and no ranges, for which there is no room.
+        match unsafe { self.0.get_device_attr(&mut attr) } {
+            // There are ranges.
+            Err(error) if error.errno() != libc::E2BIG => {
+                Err(Error::kvm("tell whether the guest is sealed")(error))
+            }
+            _ => Ok(header.state == HEKI_STATE_SEALED),
+        }
     }
 
     /// The host keeps the profile for the life of the VM, resets included.

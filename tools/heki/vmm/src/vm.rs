@@ -258,11 +258,14 @@ impl Vm {
         woken
     }
 
-    /// Does what the control socket asks of a stopped guest. What leaves the guest as it was is no
-    /// error of the run.
+    /// Does what the control socket asks, of a stopped guest unless it is its status. What leaves
+    /// the guest as it was is no error of the run.
     fn perform(&mut self, command: Command) -> Result<(), Error> {
         let answer = match command {
-            Command::Status {} => self.status(),
+            Command::Status {} => match self.status() {
+                Ok(status) => Answer::status(status),
+                Err(error) => Answer::failed(error),
+            },
             Command::Pause {} => {
                 self.paused = true;
                 Answer::done()
@@ -284,12 +287,14 @@ impl Vm {
         Ok(())
     }
 
-    fn status(&self) -> Answer {
-        Answer::status(Status {
+    fn status(&self) -> Result<Status, Error> {
+        let heki = self.heki.as_ref();
+        Ok(Status {
             state: if self.paused { "paused" } else { "running" },
             cpus: self.manifest.cpus,
             memory: self.manifest.memory,
             heki: self.manifest.heki,
+            sealed: heki.map(|heki| heki.is_sealed()).transpose()?,
         })
     }
 
@@ -432,7 +437,7 @@ impl Vm {
             }
             if ready.control {
                 match self.control.as_mut().and_then(Control::take) {
-                    Some(Command::Status {}) => self.answer(&self.status()),
+                    Some(status @ Command::Status {}) => self.perform(status)?,
                     Some(command) => return Ok(Woken::Command(command)),
                     None => {}
                 }
