@@ -132,22 +132,6 @@ HEKI_TEST(reset, the_allow_list_is_gone)
 	EXPECT_EQ(0, heki_call(h->vcpu[1], guest_exec, HEKI_PAGE(CODE)));
 }
 
-#define NR_RESETS	50
-
-HEKI_TEST(reset, many_times)
-{
-	struct heki_vm *h = &self->h;
-	int i;
-
-	for (i = 0; i < NR_RESETS; i++) {
-		heki_seal_page(h, SEALED);
-		ASSERT_TRUE(heki_is_sealed(h, h->vcpu[i % NR_VCPUS], SEALED));
-		ASSERT_EQ(0, reset(h));
-		ASSERT_TRUE(heki_is_writable(h, h->vcpu[(i + 1) % NR_VCPUS], SEALED));
-	}
-	EXPECT_EQ(NR_RESETS, vcpu_get_stat(h->vcpu[0], heki_seal));
-}
-
 /*
  * With a vCPU in the guest
  */
@@ -329,13 +313,13 @@ HEKI_TEST(reset, vcpus_in_reset_state_one_after_the_other_end_nothing)
 }
 
 /*
- * The end of a VM
+ * What seals leave behind when they end, by a reset or with their VM
  */
 
-#define NR_VMS		100
+#define NR_SEALS	100
 #define NR_WARM_UPS	5
-/* A leak of the ranges of every VM would be at least twice as much. */
-#define LEAK_MAX_KB	(NR_VMS * HEKI_MAX_RANGES * (int)sizeof(struct heki_range) / 1024 / 2)
+/* A leak of the ranges of every seal would be at least twice as much. */
+#define LEAK_MAX_KB	(NR_SEALS * HEKI_MAX_RANGES * (int)sizeof(struct heki_range) / 1024 / 2)
 
 static long available_kb(void)
 {
@@ -352,7 +336,7 @@ static long available_kb(void)
 	return kb;
 }
 
-/* Memory that a VM gave back is free only after an RCU grace period. */
+/* Memory that a seal gave back is free only after an RCU grace period. */
 static void wait_for_rcu(void)
 {
 	int i;
@@ -375,19 +359,51 @@ static int count_entries(const char *path)
 }
 
 /* As many ranges as there may be, so that a leak shows. */
-static void create_seal_destroy(int round)
+static void seal_ranges(struct heki_vm *h)
 {
-	struct heki_seal *req;
-	struct heki_vm h;
+	struct heki_seal *req = heki_begin_request(h, 0);
 	int i;
 
-	heki_vm_create(&h, 1);
-	req = heki_begin_request(&h, 0);
 	for (i = 0; i < HEKI_MAX_RANGES; i++)
 		heki_add_range(req, HEKI_PAGE(i), PAGE_SIZE, 0, i % HEKI_KIND_FTRACE);
-	heki_seal(&h);
+	heki_seal(h);
+}
+
+static void create_seal_destroy(int round)
+{
+	struct heki_vm h;
+
+	heki_vm_create(&h, 1);
+	seal_ranges(&h);
 	TEST_ASSERT(heki_is_sealed(&h, h.vcpu[0], round), "Page %d is not sealed", round);
 	heki_vm_free(&h);
+}
+
+static void seal_and_reset(struct heki_vm *h, int round)
+{
+	seal_ranges(h);
+	TEST_ASSERT(heki_is_sealed(h, h->vcpu[round % NR_VCPUS], round), "Page %d is not sealed",
+		    round);
+	TEST_ASSERT_EQ(reset(h), 0);
+	TEST_ASSERT(heki_is_writable(h, h->vcpu[(round + 1) % NR_VCPUS], round),
+		    "Page %d is still sealed", round);
+}
+
+TEST_F_TIMEOUT(reset, many_resets_leave_nothing, 2 * HEKI_TIMEOUT)
+{
+	struct heki_vm *h = &self->h;
+	long before;
+	int i;
+
+	for (i = 0; i < NR_WARM_UPS; i++)
+		seal_and_reset(h, i);
+	wait_for_rcu();
+	before = available_kb();
+	for (i = 0; i < NR_SEALS; i++)
+		seal_and_reset(h, i);
+	wait_for_rcu();
+	EXPECT_LT(before - available_kb(), LEAK_MAX_KB);
+	EXPECT_EQ(NR_WARM_UPS + NR_SEALS, vcpu_get_stat(h->vcpu[0], heki_seal));
 }
 
 TEST_F_TIMEOUT(reset, ended_vms_leave_nothing, 2 * HEKI_TIMEOUT)
@@ -400,7 +416,7 @@ TEST_F_TIMEOUT(reset, ended_vms_leave_nothing, 2 * HEKI_TIMEOUT)
 	entries = count_entries("/sys/kernel/debug/kvm");
 	wait_for_rcu();
 	before = available_kb();
-	for (i = 0; i < NR_VMS; i++)
+	for (i = 0; i < NR_SEALS; i++)
 		create_seal_destroy(i);
 	wait_for_rcu();
 	EXPECT_LT(before - available_kb(), LEAK_MAX_KB);
