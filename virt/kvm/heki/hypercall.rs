@@ -20,6 +20,7 @@ use crate::{
         }, //
     },
     policy::{
+        address::Windows,
         lifecycle::{
             self,
             Event, //
@@ -300,9 +301,10 @@ fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8], asked: &mut Asked) -> Result
 
     let mut lock = vcpu.lock_slots();
     check_memory(&lock, regions.as_slice())?;
-    let windows = text::windows(regions.as_slice())?;
-    let facts = text::gather(vm, &lock, &request, windows.as_slice())?;
-    let seal = Seal::new(&request, regions, windows, held, facts)?;
+    let order = text::order(regions.as_slice())?;
+    let windows = Windows::new(regions.as_slice(), order.as_slice());
+    let facts = text::gather(vm, &lock, &request, windows)?;
+    let seal = Seal::new(&request, regions, order, held, facts)?;
     let seal = patch::with_trampolines(vm, &lock, seal)?;
     vm.enter_seal(&mut lock, seal)
 }

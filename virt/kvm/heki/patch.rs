@@ -72,7 +72,7 @@ pub(crate) fn patch(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, F
 
     let lock = vcpu.lock_slots();
     let seal = vm.seal(lock.reader()).ok_or(Refusal::NotSealed)?;
-    let sealed = Sealed::new(&lock, seal.windows.as_slice());
+    let sealed = Sealed::new(&lock, seal.windows());
     let env = seal.text.env(vm.profile(lock.reader()));
     for site in sites {
         let site = site.get();
@@ -254,7 +254,7 @@ pub(crate) fn with_trampolines(
     lock: &SlotsLock<'_>,
     seal: KBox<Seal>,
 ) -> Result<KBox<Seal>, Refusal> {
-    let sealed = Sealed::new(lock, seal.windows.as_slice());
+    let sealed = Sealed::new(lock, seal.windows());
     let env = seal.text.env(vm.profile(lock.reader()));
     let mut pages = PageReader::new(lock)?;
     let mut found = KVVec::new();
@@ -312,7 +312,7 @@ fn check_dynamic(seal: &Seal, request: &Grant<'_>) -> Result<(), Failure> {
 /// The seal in which the pages of `request` run; the present one keeps them from being written.
 fn judge(vm: &Vm, lock: &SlotsLock<'_>, request: &Grant<'_>) -> Result<KBox<Seal>, Failure> {
     let seal = vm.seal(lock.reader()).ok_or(Refusal::NotSealed)?;
-    let sealed = Sealed::new(lock, seal.windows.as_slice());
+    let sealed = Sealed::new(lock, seal.windows());
     let env = seal.text.env(vm.profile(lock.reader()));
     let mut pages = PageReader::new(lock)?;
     let mut granted = KVVec::new();

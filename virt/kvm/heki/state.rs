@@ -17,6 +17,7 @@ use crate::{
     },
     pin,
     policy::{
+        address::Windows,
         lifecycle::{
             self,
             Event, //
@@ -96,9 +97,10 @@ fn restore_seal(
     let mut lock = vcpu.lock_slots();
     check_counters(&lock, saved)?;
     hypercall::check_memory(&lock, regions.as_slice())?;
-    let windows = text::windows(regions.as_slice())?;
-    let facts = text::restore(vm, &lock, seal, windows.as_slice())?;
-    let seal = Seal::new(request, regions, windows, held, facts)?;
+    let order = text::order(regions.as_slice())?;
+    let windows = Windows::new(regions.as_slice(), order.as_slice());
+    let facts = text::restore(vm, &lock, seal, windows)?;
+    let seal = Seal::new(request, regions, order, held, facts)?;
     vm.enter_seal(&mut lock, seal)?;
     restore_counters(&lock, saved);
     Ok(())

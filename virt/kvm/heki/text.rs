@@ -16,7 +16,7 @@ use crate::{
     policy::{
         address::{
             self,
-            Window, //
+            Windows, //
         },
         map::{
             Region,
@@ -186,7 +186,7 @@ pub(crate) fn gather(
     vm: &Vm,
     lock: &SlotsLock<'_>,
     request: &Request<'_>,
-    windows: &[Window],
+    windows: Windows<'_>,
 ) -> Result<Facts, Refusal> {
     let sealed = Sealed::new(lock, windows);
     let profile = vm.profile(lock.reader());
@@ -225,7 +225,7 @@ pub(crate) fn gather(
         }
     }
     // A module's trampolines lie anywhere in its text.
-    for window in windows {
+    for window in windows.iter() {
         if window.region.kind == abi::HEKI_KIND_MODULE_TEXT {
             left = less(left, window.last.saturating_sub(window.start))?;
             let end = window.last.saturating_add(1);
@@ -254,7 +254,7 @@ pub(crate) fn restore(
     vm: &Vm,
     lock: &SlotsLock<'_>,
     saved: &saved::Seal<'_>,
-    windows: &[Window],
+    windows: Windows<'_>,
 ) -> Result<Facts, Refusal> {
     if let Some(text_va) = saved.text_va {
         let profile = vm.profile(lock.reader()).ok_or(Refusal::WrongKernel)?;
@@ -299,7 +299,7 @@ fn gather_probes(env: &Env<'_>, sealed: &Sealed<'_>) -> Result<KVVec<Probe>, Ref
 /// Holds the profile against what the guest seals: the kernel's text and its build ID.
 fn place<'a>(
     profile: Profile<'a>,
-    windows: &[Window],
+    windows: Windows<'_>,
     sealed: &Sealed<'_>,
 ) -> Result<Placed<'a>, Refusal> {
     let text = kernel_text(windows).ok_or(Refusal::WrongKernel)?;
@@ -313,10 +313,10 @@ fn place<'a>(
 }
 
 /// The kernel's own text.
-fn kernel_text(windows: &[Window]) -> Option<&Region> {
+fn kernel_text(windows: Windows<'_>) -> Option<&Region> {
     windows
         .iter()
-        .map(|window| &window.region)
+        .map(|window| window.region)
         .find(|region| region.kind == abi::HEKI_KIND_TEXT && region.rights.exec())
 }
 
@@ -404,12 +404,12 @@ fn callee(key: u64, areas: &Areas, sealed: &Sealed<'_>) -> u64 {
 /// Sealed memory by the guest kernel's addresses.
 pub(crate) struct Sealed<'a> {
     lock: &'a SlotsLock<'a>,
-    windows: &'a [Window],
+    windows: Windows<'a>,
 }
 
 impl<'a> Sealed<'a> {
-    /// The memory of `windows`, which [`windows`] made.
-    pub(crate) fn new(lock: &'a SlotsLock<'a>, windows: &'a [Window]) -> Self {
+    /// The memory of `windows`.
+    pub(crate) fn new(lock: &'a SlotsLock<'a>, windows: Windows<'a>) -> Self {
         Self { lock, windows }
     }
 
@@ -421,7 +421,7 @@ impl<'a> Sealed<'a> {
 
     /// Guest physical address of `va`, and how many bytes follow it there.
     pub(crate) fn translate(&self, va: u64) -> Option<(u64, u64)> {
-        address::find(self.windows, va)?.translate(va)
+        self.windows.find(va)?.translate(va)
     }
 }
 
@@ -430,7 +430,7 @@ impl Text for Sealed<'_> {
         let mut va = va;
         let mut out = out;
         while !out.is_empty() {
-            let Some(window) = address::find(self.windows, va) else {
+            let Some(window) = self.windows.find(va) else {
                 return false;
             };
             let Some((gpa, left)) = window.translate(va) else {
@@ -450,16 +450,16 @@ impl Text for Sealed<'_> {
     }
 
     fn kind(&self, va: u64) -> Option<u32> {
-        let region = address::find(self.windows, va)?.region;
+        let region = self.windows.find(va)?.region;
         (region.rights.exec() && !region.rights.write()).then_some(region.kind)
     }
 }
 
-/// The windows of `regions`.
-pub(crate) fn windows(regions: &[Region]) -> Result<KVVec<Window>, Refusal> {
-    let mut windows = KVVec::from_elem(Window::default(), regions.len(), GFP_KERNEL_ACCOUNT)
+/// The order of the windows of `regions`.
+pub(crate) fn order(regions: &[Region]) -> Result<KVVec<u32>, Refusal> {
+    let mut order = KVVec::from_elem(0, regions.len(), GFP_KERNEL_ACCOUNT)
         .map_err(|_| Refusal::NoMemory)?;
-    let used = address::index(regions, windows.as_mut_slice())?;
-    windows.truncate(used);
-    Ok(windows)
+    let used = address::index(regions, order.as_mut_slice())?;
+    order.truncate(used);
+    Ok(order)
 }

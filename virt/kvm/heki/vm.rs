@@ -25,7 +25,7 @@ use crate::{
             Event,
             State, //
         },
-        address::Window,
+        address::Windows,
         map::{
             Map,
             Region,
@@ -76,8 +76,8 @@ pub(crate) struct Vm {
 pub(crate) struct Seal {
     /// Sorted and disjoint.
     pub(crate) regions: KVVec<Region>,
-    /// The same by the guest's addresses.
-    pub(crate) windows: KVVec<Window>,
+    /// Which of them the guest maps, in the order of its addresses.
+    pub(crate) order: KVVec<u32>,
     /// Rights of memory in no region.
     pub(crate) default: Rights,
     /// Whether supervisor execution is an allow-list.
@@ -99,7 +99,7 @@ impl Seal {
     pub(crate) fn new(
         request: &Request<'_>,
         regions: KVVec<Region>,
-        windows: KVVec<Window>,
+        order: KVVec<u32>,
         held: KVVec<Held>,
         text: text::Facts,
     ) -> Result<KBox<Self>, Refusal> {
@@ -107,7 +107,7 @@ impl Seal {
         let text = Arc::new(text, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
         let seal = Self {
             regions,
-            windows,
+            order,
             default: request.default_rights(),
             exec: request.exec(),
             pins: request.pins(),
@@ -122,6 +122,11 @@ impl Seal {
         Map::assume_sorted(self.regions.as_slice(), self.default)
     }
 
+    /// The regions by the guest's addresses.
+    pub(crate) fn windows(&self) -> Windows<'_> {
+        Windows::new(self.regions.as_slice(), self.order.as_slice())
+    }
+
     /// The same seal with other regions.
     ///
     /// # Errors
@@ -129,7 +134,7 @@ impl Seal {
     /// [`Refusal::Overlap`] if two of them claim one address, [`Refusal::NoMemory`].
     pub(crate) fn with_regions(&self, regions: KVVec<Region>) -> Result<KBox<Self>, Refusal> {
         let seal = Self {
-            windows: text::windows(regions.as_slice())?,
+            order: text::order(regions.as_slice())?,
             regions,
             default: self.default,
             exec: self.exec,

@@ -17,19 +17,19 @@ use super::{
 };
 
 /// A region as the guest kernel sees it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Window {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window<'a> {
     /// Virtual address of the first byte.
     pub start: u64,
     /// Virtual address of the last byte.
     pub last: u64,
     /// What lies there.
-    pub region: Region,
+    pub region: &'a Region,
 }
 
-impl Window {
+impl<'a> Window<'a> {
     /// The window of `region`, `None` if it has no address, or no frame.
-    fn of(region: &Region) -> Result<Option<Self>, Refusal> {
+    fn of(region: &'a Region) -> Result<Option<Self>, Refusal> {
         if region.va == 0 || region.nr_pages() == 0 {
             return Ok(None);
         }
@@ -41,7 +41,7 @@ impl Window {
         Ok(Some(Self {
             start: region.va,
             last,
-            region: *region,
+            region,
         }))
     }
 
@@ -56,31 +56,62 @@ impl Window {
     }
 }
 
-/// Writes the windows of `regions` into `out`, sorted by address, and returns how many there are.
+/// Writes to `out` which of `regions` have a window, sorted by address, and returns how many there
+/// are.
 ///
 /// # Errors
 ///
 /// [`Refusal::Overlap`] if two regions claim one address, [`Refusal::Overflow`] if one goes beyond
 /// the last address, [`Refusal::NoMemory`] if `out` is too short.
-pub fn index(regions: &[Region], out: &mut [Window]) -> Result<usize, Refusal> {
+pub fn index(regions: &[Region], out: &mut [u32]) -> Result<usize, Refusal> {
     let mut used = 0usize;
-    for region in regions {
-        if let Some(window) = Window::of(region)? {
-            *out.get_mut(used).ok_or(Refusal::NoMemory)? = window;
+    for (region, at) in regions.iter().zip(0..) {
+        if Window::of(region)?.is_some() {
+            *out.get_mut(used).ok_or(Refusal::NoMemory)? = at;
             used = used.saturating_add(1);
         }
     }
-    let windows = out.get_mut(..used).ok_or(Refusal::NoMemory)?;
-    sort_by_key(windows, |window| window.start);
-    let collide = |pair: &[Window]| matches!(pair, [left, right] if right.start <= left.last);
-    if windows.windows(2).any(collide) {
-        return Err(Refusal::Overlap);
+    let order = out.get_mut(..used).ok_or(Refusal::NoMemory)?;
+    sort_by_key(order, |&at| {
+        regions.get(at as usize).map_or(0, |region| region.va)
+    });
+    let mut before = None;
+    for window in Windows::new(regions, order).iter() {
+        if before.is_some_and(|last| window.start <= last) {
+            return Err(Refusal::Overlap);
+        }
+        before = Some(window.last);
     }
     Ok(used)
 }
 
-/// The window around `va` of windows that [`index`] sorted.
-pub fn find(windows: &[Window], va: u64) -> Option<&Window> {
-    let first = windows.partition_point(|window| window.last < va);
-    windows.get(first).filter(|window| window.start <= va)
+/// All windows of regions.
+#[derive(Clone, Copy, Debug)]
+pub struct Windows<'a> {
+    regions: &'a [Region],
+    order: &'a [u32],
+}
+
+impl<'a> Windows<'a> {
+    /// The windows of `regions`, in the `order` that [`index`] made of them. With another one the
+    /// answers are wrong, but every function still returns.
+    pub const fn new(regions: &'a [Region], order: &'a [u32]) -> Self {
+        Self { regions, order }
+    }
+
+    /// All of them, sorted by address.
+    pub fn iter(&self) -> impl Iterator<Item = Window<'a>> {
+        let regions = self.regions;
+        let order = self.order.iter();
+        order.filter_map(move |&at| Window::of(regions.get(at as usize)?).ok()?)
+    }
+
+    /// The window around `va`.
+    pub fn find(&self, va: u64) -> Option<Window<'a>> {
+        let window = |at: u32| Window::of(self.regions.get(at as usize)?).ok()?;
+        let ends_before = |&at: &u32| window(at).is_some_and(|window| window.last < va);
+        let first = self.order.partition_point(ends_before);
+        let found = window(*self.order.get(first)?)?;
+        (found.start <= va).then_some(found)
+    }
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use heki_policy::address::{self, Window};
+use heki_policy::address::{self, Windows};
 use heki_policy::map::{Map, Region};
 use heki_policy::pin::{PINNABLE_CR0, PINNABLE_CR4};
 use heki_policy::refusal::Refusal;
@@ -230,16 +230,16 @@ fn answers(map: &Map<'_>, ranges: &[Written], exec: bool) {
 /// The windows say of the edges of every range where the guest mapped them, and of their outsides that
 /// nothing is there but other ranges.
 fn addresses(regions: &[Region], ranges: &[Written]) {
-    let mut windows = vec![Window::default(); regions.len()];
-    let used = address::index(regions, &mut windows).expect("no two ranges share an address");
-    let windows = &windows[..used];
+    let mut order = vec![0; regions.len()];
+    let used = address::index(regions, &mut order).expect("no two ranges share an address");
+    let windows = Windows::new(regions, &order[..used]);
     let mapped = |va: u64| {
         let holds = |range: &&Written| range.va != 0 && (range.va..range.va_end()).contains(&va);
         ranges.iter().find(holds)
     };
     for range in ranges.iter().filter(|range| range.va != 0) {
         for va in [range.va - 1, range.va, range.va_end() - 1, range.va_end()] {
-            let found = address::find(windows, va).and_then(|window| window.translate(va));
+            let found = windows.find(va).and_then(|window| window.translate(va));
             let expected = mapped(va).map(|range| range.start * 4096 + (va - range.va));
             assert_eq!(found.map(|(gpa, _)| gpa), expected);
         }

@@ -4,7 +4,7 @@
 //! tests.
 
 use heki_abi::Counters;
-use heki_policy::address::{self, Window};
+use heki_policy::address;
 use heki_policy::map::{Map, Region};
 use heki_policy::patch::areas::Areas;
 use heki_policy::patch::probes::Probe;
@@ -59,7 +59,7 @@ fn regions(seal: &Seal<'_>) -> Result<Vec<Region>, Refusal> {
     regions.truncate(used);
     let map = Map::new(&regions, seal.request.default_rights());
     assert!(map.is_some(), "built regions make a map");
-    address::index(&regions, &mut vec![Window::default(); regions.len()])?;
+    address::index(&regions, &mut vec![0; regions.len()])?;
     Ok(regions)
 }
 

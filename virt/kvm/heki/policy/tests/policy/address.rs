@@ -2,7 +2,7 @@
 
 //! Windows: regions that have no place in the guest's addresses, then where every address lies.
 
-use heki_policy::address::{find, index, Window};
+use heki_policy::address::{index, Windows};
 use heki_policy::map::Region;
 use heki_policy::refusal::Refusal::{self, *};
 use heki_policy::rights::Rights;
@@ -23,16 +23,16 @@ fn region(start: u64, nr_pages: u64, va: u64) -> Region {
     }
 }
 
-fn indexed(regions: &[Region]) -> Result<Vec<Window>, Refusal> {
-    let mut windows = vec![Window::default(); regions.len()];
-    let used = index(regions, &mut windows)?;
-    windows.truncate(used);
-    Ok(windows)
+fn indexed(regions: &[Region]) -> Result<Vec<u32>, Refusal> {
+    let mut order = vec![0; regions.len()];
+    let used = index(regions, &mut order)?;
+    order.truncate(used);
+    Ok(order)
 }
 
 /// Guest physical address of `va` and what follows it.
-fn translate(windows: &[Window], va: u64) -> Option<(u64, u64)> {
-    find(windows, va)?.translate(va)
+fn translate(windows: Windows<'_>, va: u64) -> Option<(u64, u64)> {
+    windows.find(va)?.translate(va)
 }
 
 #[test]
@@ -84,20 +84,22 @@ fn beyond_the_last_address() {
         let regions = [region(8, 1, VA), region(16, nr_pages, va)];
         assert_eq!(indexed(&regions), Err(Overflow), "{nr_pages:x} {va:x}");
     }
-    let windows = indexed(&[region(16, 2, LAST_PAGE - 0x1000)]).unwrap();
-    assert_eq!(windows[0].last, u64::MAX);
+    let regions = [region(16, 2, LAST_PAGE - 0x1000)];
+    let order = indexed(&regions).unwrap();
+    let last = Windows::new(&regions, &order).iter().next().unwrap().last;
+    assert_eq!(last, u64::MAX);
 }
 
 #[test]
 fn no_room() {
     let regions = [region(1, 1, VA), region(2, 1, 0), region(3, 1, VA + 0x1000)];
     for room in 0..2 {
-        let mut out = vec![Window::default(); room];
+        let mut out = vec![0; room];
         assert_eq!(index(&regions, &mut out), Err(NoMemory), "{room}");
     }
     // A region without an address takes no room.
-    assert_eq!(index(&regions, &mut [Window::default(); 2]), Ok(2));
-    assert_eq!(index(&regions, &mut [Window::default(); 9]), Ok(2));
+    assert_eq!(index(&regions, &mut [0; 2]), Ok(2));
+    assert_eq!(index(&regions, &mut [0; 9]), Ok(2));
     assert_eq!(index(&[], &mut []), Ok(0));
 }
 
@@ -115,21 +117,35 @@ fn a_region_without_address_or_frames_has_no_window() {
 
 #[test]
 fn addresses_in_no_window() {
-    let windows = indexed(&[region(32, 2, VA + 0x5000), region(16, 1, VA)]).unwrap();
+    let regions = [region(32, 2, VA + 0x5000), region(16, 1, VA)];
+    let order = indexed(&regions).unwrap();
+    let windows = Windows::new(&regions, &order);
     for va in [0, VA - 1, VA + 0x1000, VA + 0x4fff, VA + 0x7000, u64::MAX] {
-        assert_eq!(find(&windows, va), None, "{va:x}");
-        assert_eq!(find(&[], va), None);
-        for window in &windows {
+        assert_eq!(windows.find(va), None, "{va:x}");
+        assert_eq!(Windows::new(&regions, &[]).find(va), None);
+        for window in windows.iter() {
             assert_eq!(window.translate(va), None, "{va:x}");
         }
     }
 }
 
 #[test]
+fn an_order_that_is_none() {
+    let regions = [region(32, 2, VA + 0x5000), region(16, 1, 0)];
+    for order in [[0, 7], [7, 0], [1, 1], [u32::MAX, 1]] {
+        let windows = Windows::new(&regions, &order);
+        assert!(windows.iter().count() < 2);
+        windows.find(VA);
+    }
+}
+
+#[test]
 fn the_edges_of_a_window() {
     let regions = [region(32, 2, LAST_PAGE - 0x1000), region(1 << 39, 1, VA)];
-    let windows = indexed(&regions).unwrap();
-    assert_eq!(find(&windows, VA).unwrap().region, regions[1]);
+    let order = indexed(&regions).unwrap();
+    assert_eq!(order, [1, 0]);
+    let windows = Windows::new(&regions, &order);
+    assert_eq!(*windows.find(VA).unwrap().region, regions[1]);
     for (va, expected) in [
         (VA, (1 << 51, 0x1000)),
         (VA + 0xfff, ((1 << 51) + 0xfff, 1)),
@@ -137,7 +153,7 @@ fn the_edges_of_a_window() {
         (LAST_PAGE, (0x2_1000, 0x1000)),
         (u64::MAX, (0x2_1fff, 1)),
     ] {
-        assert_eq!(translate(&windows, va), Some(expected), "{va:x}");
+        assert_eq!(translate(windows, va), Some(expected), "{va:x}");
     }
 }
 
@@ -173,8 +189,8 @@ proptest! {
                 twice |= before.is_some();
             }
         }
-        let windows = match indexed(&regions) {
-            Ok(windows) => windows,
+        let order = match indexed(&regions) {
+            Ok(order) => order,
             Err(refusal) => {
                 prop_assert_eq!(refusal, if beyond { Overflow } else { Overlap });
                 prop_assert!(beyond || twice);
@@ -182,7 +198,8 @@ proptest! {
             }
         };
         prop_assert!(!twice && !beyond);
-        prop_assert!(windows.is_sorted_by(|left, right| left.last < right.start));
+        let windows = Windows::new(&regions, &order);
+        prop_assert!(windows.iter().is_sorted_by(|left, right| left.last < right.start));
 
         let space = if base == VA { 80 } else { 64 };
         for (page, entry) in pages.iter().enumerate().take(space) {
@@ -192,11 +209,11 @@ proptest! {
                     let left = ((region.nr_pages() - n) << 12) - offset;
                     (((region.start + n) << 12) + offset, left)
                 });
-                prop_assert_eq!(translate(&windows, va), expected);
-                let found = find(&windows, va).map(|window| window.region);
+                prop_assert_eq!(translate(windows, va), expected);
+                let found = windows.find(va).map(|window| *window.region);
                 prop_assert_eq!(found, entry.map(|(region, _)| *region));
             }
         }
-        prop_assert_eq!(find(&windows, base - 1), None);
+        prop_assert_eq!(windows.find(base - 1), None);
     }
 }
