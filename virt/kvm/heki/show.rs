@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #![deny(unsafe_code)]
 
-//! The debugfs file `heki` of a VM: state, pins and ranges, one line each.
+//! The debugfs file `heki` of a VM: state, pins, ranges and what they cost, one line each.
 //!
 //! Of pinned MSRs the bits are printed and not the values, which tell addresses of the guest.
 //! Ranges are printed as guest physical addresses, the last one included, as `/proc/iomem` does.
@@ -49,5 +49,8 @@ pub(crate) fn show(vm: &Vm, reader: Reader<'_>, m: &SeqFile) {
             region.rights.as_str(),
             region.kind_str(),
         );
+    }
+    for (what, bytes) in vm.memory(seal, reader) {
+        seq_print!(m, "memory {what} {bytes}\n");
     }
 }

@@ -48,7 +48,10 @@ use crate::{
         Vm, //
     },
 };
-use core::ops::Range;
+use core::{
+    mem::size_of,
+    ops::Range, //
+};
 use kernel::prelude::*;
 use zerocopy::FromZeros;
 
@@ -120,6 +123,11 @@ impl Facts {
         self.probes.len()
     }
 
+    /// The bytes of the host that sites and probes take.
+    pub(crate) fn bytes(&self) -> (usize, usize) {
+        (bytes(&self.sites), bytes(&self.probes))
+    }
+
     /// `HEKI_PATCH_*` and `HEKI_TARGET_*` that hold.
     pub(crate) fn served(&self) -> u32 {
         let has = |area, bit| if self.areas.get(area).is_some() { bit } else { 0 };
@@ -137,6 +145,11 @@ impl Facts {
         }
         served
     }
+}
+
+/// The bytes that a vector takes.
+pub(crate) fn bytes<T>(all: &KVVec<T>) -> usize {
+    all.capacity().saturating_mul(size_of::<T>())
 }
 
 /// `HEKI_PATCH_*` and `HEKI_TARGET_*` of a VM: those that it has, or before the seal may have.
@@ -234,6 +247,8 @@ pub(crate) fn gather(
     }
     let used = sites::finish(sites.as_mut_slice());
     sites.truncate(used);
+    // Where there is no memory to copy it to, it stays as long as it grew.
+    let _ = sites.shrink_to(used, GFP_KERNEL_ACCOUNT);
     let probes = gather_probes(&Env { sites: sites.as_slice(), ..env }, &sealed)?;
     Ok(Facts {
         profiled: placed.map(|placed| placed.text_va()),

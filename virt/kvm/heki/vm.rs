@@ -50,7 +50,10 @@ use crate::{
         ProfileBytes, //
     },
 };
-use core::ops::Range;
+use core::{
+    mem::size_of,
+    ops::Range, //
+};
 use kernel::{
     prelude::*,
     sync::Arc, //
@@ -207,6 +210,24 @@ impl Vm {
             Some(_) => State::Sealed,
             None => State::Open,
         }
+    }
+
+    /// The bytes of the host that a seal takes, by what they hold.
+    pub(crate) fn memory(&self, seal: &Seal, reader: Reader<'_>) -> [(&'static str, usize); 6] {
+        let fixed = size_of::<Self>()
+            .saturating_add(size_of::<Seal>())
+            .saturating_add(size_of::<text::Facts>());
+        let map = text::bytes(&seal.regions).saturating_add(text::bytes(&seal.order));
+        let profile = self.profile(reader).map_or(0, |profile| text::bytes(&profile.0));
+        let (sites, probes) = seal.text.bytes();
+        [
+            ("fixed", fixed),
+            ("registers", text::bytes(&seal.held)),
+            ("map", map),
+            ("sites", sites),
+            ("probes", probes),
+            ("profile", profile),
+        ]
     }
 
     /// The CR0 bits that can be pinned.
