@@ -716,6 +716,16 @@ bool __kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
 	return heki && __kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE);
 }
 
+/* The same for the vendor modules. */
+bool __kvm_heki_gfn_is_sealed(struct kvm *kvm, gfn_t gfn)
+{
+	const struct kvm_heki *heki = kvm_heki_sealed(kvm);
+
+	guard(srcu)(&kvm->srcu);
+	return heki && __kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE);
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(__kvm_heki_gfn_is_sealed);
+
 /* Does the VM's seal keep bits of the register, so that writes of it must exit? */
 bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index)
 {
@@ -799,7 +809,7 @@ bool __kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector)
 	return true;
 }
 
-/* After a change of pins or of the allow-list, and before a vCPU first runs; on itself. */
+/* After a change of rights or pins, and before a vCPU first runs; on itself. */
 void kvm_heki_reload(struct kvm_vcpu *vcpu)
 {
 	/* Its registers are out of reach, and it is never sealed. */
@@ -817,9 +827,11 @@ void kvm_heki_reload(struct kvm_vcpu *vcpu)
 	kvm_x86_call(recalc_intercepts)(vcpu);
 	vcpu->arch.heki.gdt_stays = heki_has_tr(vcpu);
 
-	/* The nested exit reloads both registers. */
-	if (is_guest_mode(vcpu))
+	/* The nested exit reloads both registers. What the CPU writes for L2 is mapped anew. */
+	if (is_guest_mode(vcpu)) {
+		kvm_make_request(KVM_REQ_GET_NESTED_STATE_PAGES, vcpu);
 		return;
+	}
 	kvm_x86_call(set_cr0)(vcpu, kvm_read_cr0(vcpu));
 	kvm_x86_call(set_cr4)(vcpu, kvm_read_cr4(vcpu));
 }
@@ -966,10 +978,27 @@ static void heki_zap_guest_memory(struct kvm *kvm, gfn_t start, gfn_t end)
 	}
 }
 
+static bool heki_is_hypervisor(struct kvm *kvm)
+{
+	struct kvm_vcpu *vcpu;
+	unsigned long i;
+
+	kvm_for_each_vcpu(i, vcpu, kvm) {
+		if (guest_cpu_cap_has(vcpu, X86_FEATURE_VMX) ||
+		    guest_cpu_cap_has(vcpu, X86_FEATURE_SVM))
+			return true;
+	}
+	return false;
+}
+
 void heki_glue_end_change(struct kvm *kvm, gfn_t start, gfn_t end)
 {
 	heki_zap_guest_memory(kvm, start, end);
 	kvm_flush_remote_tlbs(kvm);
+
+	/* What KVM mapped for a nested guest is mapped anew. */
+	if (heki_is_hypervisor(kvm))
+		kvm_make_all_cpus_request(kvm, KVM_REQ_HEKI);
 
 	write_lock(&kvm->mmu_lock);
 	kvm_mmu_invalidate_end(kvm);
@@ -1068,19 +1097,6 @@ void heki_glue_set_counters(struct kvm *kvm, const struct heki_counters *counter
 
 	for (i = 0; vcpu && i < HEKI_NR_COUNTERS; i++)
 		*heki_counter(vcpu, i) = counters->value[i];
-}
-
-static bool heki_is_hypervisor(struct kvm *kvm)
-{
-	struct kvm_vcpu *vcpu;
-	unsigned long i;
-
-	kvm_for_each_vcpu(i, vcpu, kvm) {
-		if (guest_cpu_cap_has(vcpu, X86_FEATURE_VMX) ||
-		    guest_cpu_cap_has(vcpu, X86_FEATURE_SVM))
-			return true;
-	}
-	return false;
 }
 
 /*

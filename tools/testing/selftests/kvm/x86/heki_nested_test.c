@@ -18,6 +18,7 @@
 #define USER		5
 
 #define L2_FAILED	0xdeadull	/* L2 did not come back the way it should */
+#define IN_L2		0x12		/* what L2 says when it stops on its way */
 
 /* What L2 does, and what came of it. The guest's copy is the one in use. */
 static struct {
@@ -90,14 +91,38 @@ struct l1 {
 	gva_t nested;
 };
 
-static u64 run_l2(struct l1 *l1, u64 (*fn)(u64 *arg), u64 arg0, u64 arg1)
+static void prepare_l2(struct l1 *l1, u64 (*fn)(u64 *arg), u64 arg0, u64 arg1)
 {
 	typeof(l2) *guest_l2 = addr_gva2hva(l1->h.vm, (gva_t)&l2);
 
 	guest_l2->fn = fn;
 	guest_l2->arg[0] = arg0;
 	guest_l2->arg[1] = arg1;
-	return heki_call(l1->h.vcpu[0], guest_run_l2, l1->nested);
+	heki_prepare_call(l1->h.vcpu[0], guest_run_l2, (u64[HEKI_NR_ARGS]){ l1->nested });
+}
+
+/* Runs it to its end. */
+static u64 finish_l2(struct l1 *l1)
+{
+	vcpu_run(l1->h.vcpu[0]);
+	return heki_finish_call(l1->h.vcpu[0]);
+}
+
+static u64 run_l2(struct l1 *l1, u64 (*fn)(u64 *arg), u64 arg0, u64 arg1)
+{
+	prepare_l2(l1, fn, arg0, arg1);
+	return finish_l2(l1);
+}
+
+/* Runs it to where it leaves for user space, with all that KVM maps for it. */
+static void stop_in_l2(struct l1 *l1, u64 (*fn)(u64 *arg), u64 arg0)
+{
+	struct ucall uc;
+
+	prepare_l2(l1, fn, arg0, 0);
+	vcpu_run(l1->h.vcpu[0]);
+	TEST_ASSERT(get_ucall(l1->h.vcpu[0], &uc) == UCALL_SYNC && uc.args[1] == IN_L2,
+		    "L2 did not stop");
 }
 
 static u64 l2_write(struct l1 *l1, u64 nr)
@@ -149,7 +174,7 @@ static void create_l1(struct l1 *l1, enum paging paging)
 {
 	struct heki_vm *h = &l1->h;
 
-	__heki_vm_create(h, 1, HEKI_VM_NESTED, VM_MEM_SRC_ANONYMOUS);
+	__heki_vm_create(h, 2, HEKI_VM_NESTED, VM_MEM_SRC_ANONYMOUS);
 	if (paging != SHARED)
 		vm_enable_tdp(h->vm);
 	if (kvm_cpu_has(X86_FEATURE_VMX))
@@ -547,6 +572,35 @@ HEKI_TEST(l1, cannot_write_by_a_virtual_apic)
 	seal_pins(h);
 	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_set_virtual_apic, HEKI_PAGE(SEALED)));
 	EXPECT_EQ(L2_FAILED, run_l2(l1, guest_set_cr8, 5, 0));
+	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+}
+
+static u64 guest_stop_and_set_cr8(u64 *arg)
+{
+	GUEST_SYNC(IN_L2);
+	return guest_set_cr8(arg);
+}
+
+/* The page is KVM's for as long as L2 runs; another vCPU seals it meanwhile. */
+HEKI_TEST(l1, cannot_write_by_the_virtual_apic_that_l2_has)
+{
+	struct l1 *l1 = &self->l1;
+	struct heki_vm *h = &l1->h;
+
+	if (!host_cpu_is_intel)
+		SKIP(return, "VMX only");
+	heki_calm_page(h, SEALED);
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_set_virtual_apic, HEKI_PAGE(SEALED)));
+	stop_in_l2(l1, guest_stop_and_set_cr8, 5);
+	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+	EXPECT_EQ(0, finish_l2(l1));
+	EXPECT_FALSE(heki_page_is_calm(h, SEALED));
+
+	heki_calm_page(h, SEALED);
+	stop_in_l2(l1, guest_stop_and_set_cr8, 6);
+	heki_add_page(heki_begin_request(h, 0), SEALED);
+	EXPECT_EQ(0, heki_send(h, h->vcpu[1]));
+	EXPECT_EQ(L2_FAILED, finish_l2(l1));
 	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
 }
 
