@@ -97,6 +97,7 @@ struct kvm_heki_vcpu { };
 #define KVM_HEKI_REASON_TARGET		7
 #define KVM_HEKI_REASON_STALE		8
 #define KVM_HEKI_REASON_CONTENT		9
+#define KVM_HEKI_REASON_KVM_WRITER	10
 
 /* Which counter a report moves. */
 #define KVM_HEKI_COUNT_QUERY		0
@@ -145,6 +146,7 @@ int __kvm_heki_max_level(const struct kvm_heki *heki, u64 gfn);
 bool __kvm_heki_denied(const struct kvm_heki *heki, u64 gfn, u32 access);
 void __kvm_heki_report(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 		       u64 gfn, u32 access);
+void __kvm_heki_report_writer(const struct kvm_heki *heki, struct kvm_vcpu *vcpu, u64 gfn);
 bool __kvm_heki_deny_cr(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 			u32 reg, u64 old, u64 new);
 bool __kvm_heki_deny_load(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
@@ -198,11 +200,20 @@ void heki_glue_let_vcpus_in(struct kvm *kvm);
 DECLARE_STATIC_KEY_FALSE(kvm_heki_key);
 
 bool __kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn);
+void __kvm_heki_tell_refusal(const struct kvm_memory_slot *slot, u64 gfn);
 
 /* Is @gfn sealed, so that KVM must not write it for the guest? kvm->srcu or mmu_lock held. */
 static inline bool kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
 {
 	return static_branch_unlikely(&kvm_heki_key) && __kvm_heki_gfn_readonly(slot, gfn);
+}
+
+/* A writer inside KVM was maybe @refused @gfn as read-only. Context as above, spinlocks too. */
+static inline void kvm_heki_tell_refusal(const struct kvm_memory_slot *slot, u64 gfn,
+					 bool refused)
+{
+	if (static_branch_unlikely(&kvm_heki_key) && refused)
+		__kvm_heki_tell_refusal(slot, gfn);
 }
 
 /* Counters of a vCPU: the fields of struct kvm_vcpu_stat and their descriptions. */
@@ -238,6 +249,11 @@ static inline bool kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64
 static inline bool kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
 {
 	return false;
+}
+
+static inline void kvm_heki_tell_refusal(const struct kvm_memory_slot *slot, u64 gfn,
+					 bool refused)
+{
 }
 
 #define KVM_HEKI_VCPU_STAT

@@ -716,15 +716,27 @@ bool __kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
 	return heki && __kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE);
 }
 
-/* The same for the vendor modules. */
-bool __kvm_heki_gfn_is_sealed(struct kvm *kvm, gfn_t gfn)
+/* On the account of the vCPU that runs. Without one a VMM asked, which gets the error. */
+void __kvm_heki_tell_refusal(const struct kvm_memory_slot *slot, u64 gfn)
 {
-	const struct kvm_heki *heki = kvm_heki_sealed(kvm);
+	struct kvm_vcpu *vcpu = in_task() ? kvm_get_running_vcpu() : NULL;
 
-	guard(srcu)(&kvm->srcu);
-	return heki && __kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE);
+	if (vcpu && vcpu->kvm == slot->arch.kvm && __kvm_heki_gfn_readonly(slot, gfn))
+		__kvm_heki_report_writer(vcpu->kvm->arch.heki, vcpu, gfn);
 }
-EXPORT_SYMBOL_FOR_KVM_INTERNAL(__kvm_heki_gfn_is_sealed);
+
+/* The same for the vendor modules, of a page that KVM does not look up again. */
+bool __kvm_heki_deny_writer(struct kvm_vcpu *vcpu, gfn_t gfn)
+{
+	const struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
+
+	guard(srcu)(&vcpu->kvm->srcu);
+	if (!heki || !__kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE))
+		return false;
+	__kvm_heki_report_writer(heki, vcpu, gfn);
+	return true;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(__kvm_heki_deny_writer);
 
 /* Does the VM's seal keep bits of the register, so that writes of it must exit? */
 bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index)

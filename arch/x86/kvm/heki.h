@@ -4,8 +4,8 @@
  *
  * Every inline tests the static key, then the VM's own state, and only then
  * leaves for arch/x86/kvm/heki.c. The vendor modules use kvm_heki_cr0_on(),
- * kvm_heki_cr4_on(), kvm_heki_pins_msr() and kvm_heki_map_is_sealed(), which read
- * plain fields first: the key is not exported.
+ * kvm_heki_cr4_on(), kvm_heki_pins_msr() and kvm_heki_deny_map(), which read plain
+ * fields first: the key is not exported.
  * With CONFIG_KVM_HEKI off every hook compiles to nothing.
  */
 #ifndef __KVM_X86_HEKI_H
@@ -46,7 +46,7 @@ u64 __kvm_heki_clamp_spte(struct kvm *kvm, struct kvm_mmu_page *sp, int index, u
 unsigned int __kvm_heki_root_access(struct kvm *kvm, union kvm_cpu_role cpu_role,
 				    unsigned int access);
 int __kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault);
-bool __kvm_heki_gfn_is_sealed(struct kvm *kvm, gfn_t gfn);
+bool __kvm_heki_deny_writer(struct kvm_vcpu *vcpu, gfn_t gfn);
 bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index);
 bool __kvm_heki_pins_table(struct kvm_vcpu *vcpu, u32 reg);
 bool __kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
@@ -65,10 +65,9 @@ static inline bool kvm_heki_opted_in(struct kvm *kvm)
 }
 
 /* Must KVM not write any more what it mapped for a nested guest, maybe before the seal? */
-static inline bool kvm_heki_map_is_sealed(struct kvm_vcpu *vcpu, const struct kvm_host_map *map)
+static inline bool kvm_heki_deny_map(struct kvm_vcpu *vcpu, const struct kvm_host_map *map)
 {
-	return map->hva && kvm_heki_opted_in(vcpu->kvm) &&
-	       __kvm_heki_gfn_is_sealed(vcpu->kvm, map->gfn);
+	return map->hva && kvm_heki_opted_in(vcpu->kvm) && __kvm_heki_deny_writer(vcpu, map->gfn);
 }
 
 /* The VM's state if it opted in, else NULL. */
@@ -397,7 +396,7 @@ static inline bool kvm_heki_deny_ldt(struct kvm_vcpu *vcpu, u16 selector)
 	return false;
 }
 
-static inline bool kvm_heki_map_is_sealed(struct kvm_vcpu *vcpu, const struct kvm_host_map *map)
+static inline bool kvm_heki_deny_map(struct kvm_vcpu *vcpu, const struct kvm_host_map *map)
 {
 	return false;
 }

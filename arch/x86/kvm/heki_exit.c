@@ -32,6 +32,7 @@ static_assert(KVM_HEKI_REASON_FORM == HEKI_REASON_FORM);
 static_assert(KVM_HEKI_REASON_TARGET == HEKI_REASON_TARGET);
 static_assert(KVM_HEKI_REASON_STALE == HEKI_REASON_STALE);
 static_assert(KVM_HEKI_REASON_CONTENT == HEKI_REASON_CONTENT);
+static_assert(KVM_HEKI_REASON_KVM_WRITER == HEKI_REASON_KVM_WRITER);
 
 static void heki_describe_vcpu(struct kvm_vcpu *vcpu, struct heki_exit *exit)
 {

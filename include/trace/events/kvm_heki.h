@@ -151,7 +151,8 @@ TRACE_EVENT(kvm_heki_deny,
 				   { KVM_HEKI_REASON_FORM, "form" },
 				   { KVM_HEKI_REASON_TARGET, "target" },
 				   { KVM_HEKI_REASON_STALE, "stale" },
-				   { KVM_HEKI_REASON_CONTENT, "content" }))
+				   { KVM_HEKI_REASON_CONTENT, "content" },
+				   { KVM_HEKI_REASON_KVM_WRITER, "kvm_writer" }))
 );
 
 #endif /* _TRACE_KVM_HEKI_H */

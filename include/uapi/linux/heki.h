@@ -563,6 +563,7 @@ struct heki_policy {
 #define HEKI_REASON_TARGET		7	/* it may not go there */
 #define HEKI_REASON_STALE		8	/* other bytes stand there */
 #define HEKI_REASON_CONTENT		9	/* a page that is neither empty nor a trampoline */
+#define HEKI_REASON_KVM_WRITER		10	/* KVM was to write a sealed page; in traces only */
 
 /**
  * struct heki_exit - KVM_EXIT_HEKI, in the union of struct kvm_run

@@ -325,6 +325,8 @@ pub const HEKI_REASON_TARGET: u32 = 7;
 pub const HEKI_REASON_STALE: u32 = 8;
 /// Reason of a denial: a page that is neither empty nor a trampoline.
 pub const HEKI_REASON_CONTENT: u32 = 9;
+/// Reason of a denial: KVM was to write a sealed page; in traces only.
+pub const HEKI_REASON_KVM_WRITER: u32 = 10;
 
 /// Most entries in each array of a [`Profile`] but that of breakpoints.
 pub const HEKI_MAX_PROFILE_ENTRIES: u32 = 262_144;

@@ -361,6 +361,22 @@ pub(crate) unsafe extern "C" fn __kvm_heki_report(
     protect::report(vm, &vcpu, gfn, access);
 }
 
+/// Reports that KVM itself was refused to write a frame for the guest. Does not sleep.
+///
+/// # Safety
+///
+/// As `__kvm_heki_hypercall`; the caller may hold spinlocks.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_report_writer(
+    heki: *const bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+    gfn: u64,
+) {
+    // SAFETY: by this function's safety requirements.
+    let (vm, vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    protect::report_writer(vm, &vcpu, gfn);
+}
+
 /// Whether a change of CR0 or CR4 is denied; reports it if so.
 ///
 /// # Safety

@@ -17,6 +17,7 @@ use crate::{
         rights::Rights,
         verdict::{
             judge,
+            Reason,
             Verdict, //
         },
     },
@@ -64,6 +65,14 @@ pub(crate) fn decide(vm: &Vm, reader: Reader<'_>, gfn: u64, access: u32) -> Opti
     let fetch = access & bindings::KVM_HEKI_ACCESS_FETCH != 0;
     let walk = access & bindings::KVM_HEKI_ACCESS_WALK != 0;
     judge(&seal.map(), gfn, Rights::new(write, fetch), fetch, walk)
+}
+
+/// Reports that KVM itself was refused to write `gfn`.
+pub(crate) fn report_writer(vm: &Vm, vcpu: &Vcpu<'_>, gfn: u64) {
+    if let Some(denial) = decide(vm, vcpu.reader(), gfn, bindings::KVM_HEKI_ACCESS_WRITE) {
+        let reason = Reason::KvmWriter;
+        verdict::denied(vcpu, &Verdict { reason, ..denial });
+    }
 }
 
 /// Reports the denial of an access that [`decide`] denies.

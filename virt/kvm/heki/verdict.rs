@@ -137,7 +137,10 @@ pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
         },
     };
     vcpu.trace_deny(&event);
-    vcpu.tell_denial(class_code(denial.access), &event);
+    // KVM tries some writes again at each entry: an exit for each would leave no way in.
+    if denial.reason != Reason::KvmWriter {
+        vcpu.tell_denial(class_code(denial.access), &event);
+    }
     if vcpu.log_allowed() {
         log_denial(vcpu.pid(), denial);
     }
@@ -191,6 +194,7 @@ fn reason_code(reason: Reason) -> u32 {
         Reason::NotExecutable => bindings::KVM_HEKI_REASON_NOT_EXECUTABLE,
         Reason::PageWalk => bindings::KVM_HEKI_REASON_PAGE_WALK,
         Reason::Pinned => bindings::KVM_HEKI_REASON_PINNED,
+        Reason::KvmWriter => bindings::KVM_HEKI_REASON_KVM_WRITER,
         Reason::Patch(why) => match why {
             patch::Denied::Unlisted => bindings::KVM_HEKI_REASON_UNLISTED,
             patch::Denied::Frozen => bindings::KVM_HEKI_REASON_FROZEN,

@@ -30,7 +30,7 @@ const NO_TABLE: &str =
      the kernel's own interfaces";
 
 /// All reasons, by their codes.
-pub(crate) const REASONS: [Reason; 10] = [
+pub(crate) const REASONS: [Reason; 11] = [
     Reason {
         name: "sealed",
         code: heki_abi::HEKI_REASON_SEALED,
@@ -111,10 +111,18 @@ pub(crate) const REASONS: [Reason; 10] = [
         why: "the page that was to run is neither empty nor a trampoline that the host knows",
         otherwise: NO_TABLE,
     },
+    Reason {
+        name: "kvm_writer",
+        code: heki_abi::HEKI_REASON_KVM_WRITER,
+        classes: &[Class::Write],
+        invariant: "I5",
+        why: "the guest had KVM write there for it, and it sealed this page against writes",
+        otherwise: "a kernel that seals a page which it shares with KVM: clocks, steal time",
+    },
 ];
 
 /// The invariants that a denial keeps, by number.
-const INVARIANTS: [(&str, &str); 5] = [
+const INVARIANTS: [(&str, &str); 6] = [
     (
         "I1",
         "no memory can both be written and run in supervisor mode",
@@ -125,6 +133,10 @@ const INVARIANTS: [(&str, &str); 5] = [
         "rights only shrink at the guest's own request; what grows is checked first",
     ),
     ("I4", "pinned bits hold on every vCPU"),
+    (
+        "I5",
+        "the host does nothing for the guest that the guest may not do itself",
+    ),
     (
         "I6",
         "a request is checked whole before any of it takes effect",

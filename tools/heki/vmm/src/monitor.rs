@@ -48,7 +48,7 @@ use crate::policy::{
 };
 
 /// The words for `HEKI_REASON_*`, by number.
-const REASONS: [&str; 10] = [
+const REASONS: [&str; 11] = [
     "sealed",
     "not_executable",
     "page_walk",
@@ -59,6 +59,7 @@ const REASONS: [&str; 10] = [
     "target",
     "stale",
     "content",
+    "kvm_writer",
 ];
 
 /// What a vCPU does after an exit.
@@ -273,6 +274,7 @@ mod tests {
             (heki_abi::HEKI_REASON_TARGET, "target"),
             (heki_abi::HEKI_REASON_STALE, "stale"),
             (heki_abi::HEKI_REASON_CONTENT, "content"),
+            (heki_abi::HEKI_REASON_KVM_WRITER, "kvm_writer"),
             (u32::MAX, "unknown"),
         ];
         for (number, word) in numbers {

@@ -285,6 +285,7 @@ fn constants_have_the_values_of_the_header() {
         HEKI_REASON_TARGET,
         HEKI_REASON_STALE,
         HEKI_REASON_CONTENT,
+        HEKI_REASON_KVM_WRITER,
     ]
     .into_iter()
     .map(|(name, value)| (name.to_owned(), value))

@@ -47,6 +47,8 @@ pub enum Reason {
     PageWalk,
     /// The bits are pinned.
     Pinned,
+    /// KVM itself was to write a sealed page for the guest.
+    KvmWriter,
     /// A rule of sealed text.
     Patch(Denied),
 }
@@ -59,6 +61,7 @@ impl Reason {
             Self::NotExecutable => "not_executable",
             Self::PageWalk => "page_walk",
             Self::Pinned => "pinned",
+            Self::KvmWriter => "kvm_writer",
             Self::Patch(denied) => denied.as_str(),
         }
     }

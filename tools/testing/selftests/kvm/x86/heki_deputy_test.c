@@ -189,6 +189,7 @@ FIXTURE_VARIANT(deputy) {
 	int refusal;	/* what aim() returns */
 	u64 first;	/* what the page begins with, if it matters */
 	bool once;	/* it writes only when it is aimed */
+	bool by_vmm;	/* no vCPU aims it: the VMM hears of the refusal */
 	bool hyperv;
 	bool xen;
 };
@@ -205,7 +206,7 @@ DEPUTY(message_page, .prod = prod_stimer, .refusal = GP_VECTOR, .hyperv = true);
 DEPUTY(vp_assist, .once = true, .refusal = GP_VECTOR, .hyperv = true);
 DEPUTY(tsc_page, .prod = prod_clock, .hyperv = true);
 DEPUTY(xen_hypercalls, .once = true, .refusal = GP_VECTOR, .xen = true);
-DEPUTY(xen_shared_info, .once = true, .refusal = EFAULT, .xen = true);
+DEPUTY(xen_shared_info, .once = true, .by_vmm = true, .refusal = EFAULT, .xen = true);
 DEPUTY(xen_time, .prod = prod_clock, .refusal = EFAULT, .xen = true);
 DEPUTY(xen_runstate, .refusal = EFAULT, .xen = true);
 
@@ -301,6 +302,7 @@ static bool writes_when_unsealed(const FIXTURE_VARIANT(deputy) *variant)
 HEKI_TEST(deputy, does_not_write_a_sealed_page)
 {
 	struct heki_vm *h = &self->h;
+	u64 denied;
 
 	ASSERT_TRUE(writes_when_unsealed(variant));
 	heki_seal_page(h, TARGET);
@@ -308,6 +310,13 @@ HEKI_TEST(deputy, does_not_write_a_sealed_page)
 	EXPECT_EQ(variant->refusal, variant->aim(h, HEKI_PAGE(TARGET)));
 	prod(h, variant);
 	EXPECT_TRUE(is_calm(h, variant));
+
+	denied = vcpu_get_stat(h->vcpu[0], heki_denied_write);
+	if (variant->once) {
+		EXPECT_EQ(!variant->by_vmm, denied);
+	} else {
+		EXPECT_LE(1, denied);
+	}
 }
 
 /* KVM knows the page from before. */
@@ -327,6 +336,7 @@ HEKI_TEST(deputy, stops_when_its_page_is_sealed)
 	calm(h, variant);
 	prod(h, variant);
 	EXPECT_TRUE(is_calm(h, variant));
+	EXPECT_LE(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
 }
 
 /*
@@ -384,6 +394,7 @@ HEKI_TEST(smm, does_not_save_it_in_sealed_memory)
 	EXPECT_EQ(-1, _vcpu_run(h->vcpu[0]));
 	EXPECT_EQ(EIO, errno);
 	EXPECT_TRUE(heki_page_is_calm(h, SAVE_AREA));
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
 }
 
 /*

@@ -602,6 +602,7 @@ HEKI_TEST(l1, cannot_write_by_the_virtual_apic_that_l2_has)
 	EXPECT_EQ(0, heki_send(h, h->vcpu[1]));
 	EXPECT_EQ(L2_FAILED, finish_l2(l1));
 	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
 }
 
 /*
