@@ -708,6 +708,26 @@ bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
 	return true;
 }
 
+/* Without this the write fails as one to a hole, which has the instruction emulated again. */
+bool __kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, unsigned int bytes, u64 pferr,
+			       struct x86_exception *exception)
+{
+	struct kvm_pagewalk *walk = &vcpu->arch.gva_walk;
+	gva_t end = gva + bytes;
+	struct x86_exception e;
+	gpa_t gpa;
+
+	for (; gva < end; gva = (gva | ~PAGE_MASK) + 1) {
+		gpa = walk->gva_to_gpa(vcpu, walk, gva, pferr, &e);
+		/* The write itself meets this fault. */
+		if (gpa == INVALID_GPA)
+			return false;
+		if (__kvm_heki_deny_emulated(vcpu, gpa, KVM_HEKI_ACCESS_WRITE, exception))
+			return true;
+	}
+	return false;
+}
+
 /* KVM's own writers ask here before they touch guest memory for the guest. */
 bool __kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
 {

@@ -57,6 +57,8 @@ bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_s
 void kvm_heki_set_dt_exits(bool has);
 bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
 			      struct x86_exception *exception);
+bool __kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, unsigned int bytes, u64 pferr,
+			       struct x86_exception *exception);
 
 /* For the vendor modules, which have no static key. */
 static inline bool kvm_heki_opted_in(struct kvm *kvm)
@@ -184,6 +186,14 @@ static inline bool kvm_heki_deny_write(struct kvm_vcpu *vcpu, gpa_t gpa,
 {
 	return kvm_heki_sealed(vcpu->kvm) &&
 	       __kvm_heki_deny_emulated(vcpu, gpa, KVM_HEKI_ACCESS_WRITE, exception);
+}
+
+/* Descriptors, and what the emulator stores without MMIO: in one page or two. */
+static inline bool kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, unsigned int bytes,
+					   u64 pferr, struct x86_exception *exception)
+{
+	return kvm_heki_sealed(vcpu->kvm) &&
+	       __kvm_heki_deny_write_std(vcpu, gva, bytes, pferr, exception);
 }
 
 static inline bool kvm_heki_deny_fetch(struct kvm_vcpu *vcpu, gpa_t gpa, u64 pferr,
@@ -355,6 +365,12 @@ static inline int kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fa
 
 static inline bool kvm_heki_deny_write(struct kvm_vcpu *vcpu, gpa_t gpa,
 				       struct x86_exception *exception)
+{
+	return false;
+}
+
+static inline bool kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, unsigned int bytes,
+					   u64 pferr, struct x86_exception *exception)
 {
 	return false;
 }

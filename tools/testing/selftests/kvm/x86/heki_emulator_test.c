@@ -171,6 +171,11 @@ static u64 guest_fep_rep_movs(u64 *arg)
 	return vector;
 }
 
+static u64 guest_fep_sgdt(u64 *arg)
+{
+	return kvm_asm_safe_fep("sgdt (%[gva])", [gva]"r"(arg[0]));
+}
+
 FIXTURE(forced_write) {
 	struct heki_vm h;
 };
@@ -183,6 +188,7 @@ FIXTURE_VARIANT_ADD(forced_write, mov) { .fn = guest_fep_mov };
 FIXTURE_VARIANT_ADD(forced_write, lock_or) { .fn = guest_fep_lock_or };
 FIXTURE_VARIANT_ADD(forced_write, lock_cmpxchg) { .fn = guest_fep_cmpxchg };
 FIXTURE_VARIANT_ADD(forced_write, rep_movs) { .fn = guest_fep_rep_movs };
+FIXTURE_VARIANT_ADD(forced_write, sgdt) { .fn = guest_fep_sgdt };
 
 FIXTURE_SETUP(forced_write)
 {
@@ -250,6 +256,93 @@ HEKI_TEST(forced_mov, across_the_end_is_denied)
 	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_fep_mov, HEKI_PAGE(SEALED + 1) - 2,
 				       HEKI_ATTACK));
 	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
+}
+
+/*
+ * A push into a sealed page. The exception has the same stack, so the vCPU shuts
+ * down, as it does without the emulator.
+ */
+static u64 guest_fep_push(u64 *arg)
+{
+	asm volatile("mov %[stack], %%rsp\n\t"
+		     KVM_FEP "push %%rax"
+		     : : [stack] "r"(arg[0]) : "memory");
+	return 0;
+}
+
+HEKI_TEST(forced_mov, of_the_stack_ends_the_vcpu)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	heki_calm_page(h, SEALED);
+	heki_seal_page(h, SEALED);
+	heki_prepare_call(vcpu, guest_fep_push, (u64[HEKI_NR_ARGS]){ HEKI_PAGE(SEALED + 1) });
+	vcpu_run(vcpu);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+}
+
+/*
+ * Descriptors, which get a bit when they are loaded
+ */
+
+#define SELECTOR	0x80	/* none that the library uses */
+#define DESC_DATA	0x12	/* writable, not accessed */
+
+static u64 guest_fep_load_es(u64 *arg)
+{
+	return kvm_asm_safe_fep("mov %w[sel], %%es", [sel]"r"((u32)arg[0]));
+}
+
+static u64 guest_fep_ltr(u64 *arg)
+{
+	return kvm_asm_safe_fep("ltr %w[sel]", [sel]"r"((u32)arg[0]));
+}
+
+FIXTURE(forced_load) {
+	struct heki_vm h;
+	u64 *descriptor;
+};
+
+FIXTURE_VARIANT(forced_load) {
+	u64 (*fn)(u64 *arg);
+	u8 type;
+};
+
+FIXTURE_VARIANT_ADD(forced_load, segment) { .fn = guest_fep_load_es, .type = DESC_DATA };
+FIXTURE_VARIANT_ADD(forced_load, tr) { .fn = guest_fep_ltr, .type = HEKI_DESC_TSS };
+
+FIXTURE_SETUP(forced_load)
+{
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, "kvm.force_emulation_prefix is off and cannot be set");
+	heki_vm_create(&self->h, 1);
+	self->descriptor = addr_gva2hva(self->h.vm, self->h.vm->arch.gdt + SELECTOR);
+	heki_put_descriptor(&self->h, SELECTOR, variant->type, 0, 0xfff);
+}
+
+FIXTURE_TEARDOWN(forced_load)
+{
+	if (self->h.vm)
+		heki_vm_free(&self->h);
+}
+
+HEKI_TEST(forced_load, does_not_write_a_sealed_table)
+{
+	struct heki_vm *h = &self->h;
+	gpa_t table = addr_gva2gpa(h->vm, h->vm->arch.gdt) & PAGE_MASK;
+	u64 before = *self->descriptor;
+
+	EXPECT_EQ(0, heki_call(h->vcpu[0], variant->fn, SELECTOR));
+	EXPECT_NE(before, READ_ONCE(*self->descriptor));
+
+	*self->descriptor = before;
+	heki_add_range(heki_begin_request(h, 0), table, PAGE_SIZE, 0, HEKI_KIND_OTHER);
+	heki_seal(h);
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], variant->fn, SELECTOR));
+	EXPECT_EQ(before, READ_ONCE(*self->descriptor));
 	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
 }
 

@@ -9,6 +9,7 @@
  */
 #include "kvm_test_harness.h"
 #include "heki.h"
+#include "smm.h"
 #include "svm_util.h"
 #include "vmx.h"
 
@@ -683,6 +684,105 @@ HEKI_TEST(l1, cannot_write_by_vmptrst)
 	seal_pins(&l1->h);
 	attempt(l1, guest_vmptrst, SEALED);
 	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
+}
+
+static u64 guest_stop(u64 *arg)
+{
+	GUEST_SYNC(IN_L2);
+	return 0;
+}
+
+#define SMRAM_GPA	0x70000000ull
+
+/* An SMI takes L2 to SMM, and KVM puts L1's state where L1 said. */
+HEKI_TEST(l1, cannot_write_by_its_host_save_area)
+{
+	static const u8 rsm[] = { 0x0f, 0xaa };
+	struct l1 *l1 = &self->l1;
+	struct heki_vm *h = &l1->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	if (!host_cpu_is_amd_compatible)
+		SKIP(return, "SVM only");
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	setup_smram(h->vm, vcpu, SMRAM_GPA, rsm, sizeof(rsm));
+	heki_calm_page(h, OPEN);
+	heki_calm_page(h, SEALED);
+	EXPECT_EQ(0, heki_call(vcpu, guest_wrmsr, MSR_VM_HSAVE_PA, HEKI_PAGE(OPEN)));
+	stop_in_l2(l1, guest_stop, 0);
+	inject_smi(vcpu);
+	EXPECT_EQ(0, finish_l2(l1));
+	EXPECT_FALSE(heki_page_is_calm(h, OPEN));
+
+	heki_seal_page(h, SEALED);
+	EXPECT_EQ(0, heki_call(vcpu, guest_wrmsr, MSR_VM_HSAVE_PA, HEKI_PAGE(SEALED)));
+	stop_in_l2(l1, guest_stop, 0);
+	inject_smi(vcpu);
+	/* L1 could not be found again: KVM ends the VM. */
+	EXPECT_EQ(-1, _vcpu_run(vcpu));
+	EXPECT_EQ(EIO, errno);
+	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_write));
+}
+
+/*
+ * The page-modification log: KVM notes there what L2 writes first
+ */
+
+#define PML_LAST	511
+#define FIRST_WRITTEN	7
+#define THEN_WRITTEN	8
+
+static bool has_pml(void)
+{
+	return kvm_cpu_has_ept() &&
+	       kvm_get_feature_msr(MSR_IA32_VMX_PROCBASED_CTLS2) >> 32 & SECONDARY_EXEC_ENABLE_PML &&
+	       kvm_get_feature_msr(MSR_IA32_VMX_EPT_VPID_CAP) & VMX_EPT_VPID_CAP_AD_BITS;
+}
+
+/* arg[0]: the log */
+static u64 guest_start_log(u64 *arg)
+{
+	return vmwrite(SECONDARY_VM_EXEC_CONTROL,
+		       vmreadz(SECONDARY_VM_EXEC_CONTROL) | SECONDARY_EXEC_ENABLE_PML) ||
+	       vmwrite(PML_ADDRESS, arg[0]) || vmwrite(GUEST_PML_INDEX, PML_LAST);
+}
+
+FIXTURE(log) {
+	struct l1 l1;
+};
+
+FIXTURE_SETUP(log)
+{
+	if (!has_pml())
+		SKIP(return, "no page-modification logging for L1: VMX with EPT A/D bits only");
+	create_l1(&self->l1, NESTED);
+}
+
+FIXTURE_TEARDOWN(log)
+{
+	if (self->l1.h.vm)
+		heki_vm_free(&self->l1.h);
+}
+
+HEKI_TEST(log, is_not_written_when_it_is_sealed)
+{
+	struct l1 *l1 = &self->l1;
+	struct heki_vm *h = &l1->h;
+
+	heki_calm_page(h, OPEN);
+	heki_calm_page(h, SEALED);
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_start_log, HEKI_PAGE(OPEN)));
+	EXPECT_EQ(0, l2_write(l1, FIRST_WRITTEN));
+	EXPECT_FALSE(heki_page_is_calm(h, OPEN));
+
+	heki_seal_page(h, SEALED);
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_start_log, HEKI_PAGE(SEALED)));
+	EXPECT_EQ(0, l2_write(l1, THEN_WRITTEN));
+	EXPECT_EQ(HEKI_ATTACK, heki_peek(h, HEKI_PAGE(THEN_WRITTEN)));
+	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+	EXPECT_LE(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
 }
 
 int main(int argc, char *argv[])
