@@ -89,7 +89,7 @@ static u64 heki_cr4_in_hardware(void)
 
 static const char *heki_obstacle(struct kvm *kvm)
 {
-	if (kvm->arch.vm_type != KVM_X86_DEFAULT_VM)
+	if (kvm->arch.vm_type != KVM_X86_DEFAULT_VM || kvm->arch.heki_forbidden)
 		return "this VM type keeps its state from KVM";
 	if (!tdp_enabled || !tdp_mmu_enabled)
 		return "no two-dimensional paging with the TDP MMU (kvm.tdp_mmu, kvm_intel.ept, kvm_amd.npt)";
@@ -410,10 +410,6 @@ static int heki_device_set_state(struct kvm *kvm, const void __user *user)
 	if (IS_ERR(data))
 		return PTR_ERR(data);
 
-	/* SEV-ES, chosen after the VM opted in: as for the hypercall. */
-	if (kvm->arch.has_protected_state)
-		return -EOPNOTSUPP;
-
 	guard(mutex)(&kvm->lock);
 
 	ret = kvm_heki_lock_vcpus(kvm);
@@ -498,9 +494,12 @@ void kvm_heki_module_init(void)
 static int heki_debugfs_show(struct seq_file *m, void *unused)
 {
 	struct kvm *kvm = m->private;
+	const struct kvm_heki *heki;
 
 	guard(srcu)(&kvm->srcu);
-	__kvm_heki_show(kvm->arch.heki, m);
+	heki = READ_ONCE(kvm->arch.heki);
+	if (heki)
+		__kvm_heki_show(heki, m);
 	return 0;
 }
 
@@ -537,6 +536,32 @@ void kvm_heki_create_debugfs(struct kvm *kvm)
 	if (kvm->arch.heki)
 		debugfs_create_file("heki", 0444, kvm->debugfs_dentry, kvm, &heki_debugfs_fops);
 }
+
+/*
+ * The VM is about to become one that keeps its state from KVM. Whoever asked for
+ * it to be opted in is told; the module parameter asked for what can be held.
+ */
+int kvm_heki_forbid(struct kvm *kvm)
+{
+	struct kvm_heki *heki = kvm->arch.heki;
+
+	lockdep_assert_held(&kvm->lock);
+
+	if (heki && (!heki_all || heki_has_device(kvm) || kvm->created_vcpus))
+		return -EINVAL;
+
+	kvm->arch.heki_forbidden = true;
+	if (heki) {
+		debugfs_lookup_and_remove("heki", kvm->debugfs_dentry);
+		WRITE_ONCE(kvm->arch.heki, NULL);
+		/* Without a vCPU all readers are inside it. */
+		synchronize_srcu(&kvm->srcu);
+		__kvm_heki_destroy(heki);
+		static_branch_dec(&kvm_heki_key);
+	}
+	return 0;
+}
+EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_heki_forbid);
 
 /*
  * Hooks of the MMU
@@ -844,10 +869,6 @@ bool __kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector)
 /* After a change of rights or pins, and before a vCPU first runs; on itself. */
 void kvm_heki_reload(struct kvm_vcpu *vcpu)
 {
-	/* Its registers are out of reach, and it is never sealed. */
-	if (vcpu->kvm->arch.has_protected_state)
-		return;
-
 	vcpu->arch.heki.has_reset_state = false;
 	if (vcpu->arch.heki.is_reset)
 		kvm_heki_reset_by_vcpus(vcpu);

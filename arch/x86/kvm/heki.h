@@ -30,6 +30,7 @@ void kvm_heki_module_init(void);
 void __kvm_heki_init_vm(struct kvm *kvm);
 void __kvm_heki_destroy_vm(struct kvm *kvm);
 void kvm_heki_create_debugfs(struct kvm *kvm);
+int kvm_heki_forbid(struct kvm *kvm);
 void kvm_heki_reload(struct kvm_vcpu *vcpu);
 int kvm_heki_lock_vcpus(struct kvm *kvm);
 int kvm_heki_reset_by_device(struct kvm *kvm);
@@ -142,8 +143,7 @@ static inline bool kvm_heki_check_exit(struct kvm_vcpu *vcpu)
 static inline int kvm_heki_hypercall(struct kvm_vcpu *vcpu, u64 op, u64 gpa, u64 len,
 				     u64 flags, int (*complete)(struct kvm_vcpu *))
 {
-	/* SEV-ES, chosen after the VM opted in: its registers are out of reach. */
-	if (kvm_heki_vm(vcpu->kvm) && !vcpu->kvm->arch.has_protected_state)
+	if (kvm_heki_vm(vcpu->kvm))
 		return __kvm_heki_serve(vcpu, op, gpa, len, flags, complete);
 	vcpu->run->hypercall.ret = -KVM_ENOSYS;
 	return 1;
@@ -309,6 +309,7 @@ static inline void kvm_heki_module_init(void) { }
 static inline void kvm_heki_init_vm(struct kvm *kvm) { }
 static inline void kvm_heki_destroy_vm(struct kvm *kvm) { }
 static inline void kvm_heki_create_debugfs(struct kvm *kvm) { }
+static inline int kvm_heki_forbid(struct kvm *kvm) { return 0; }
 static inline void kvm_heki_init_memslot(struct kvm *kvm, struct kvm_memory_slot *slot) { }
 static inline void kvm_heki_reload(struct kvm_vcpu *vcpu) { }
 
