@@ -131,6 +131,7 @@ int __kvm_heki_set_policy(struct kvm_heki *heki, struct kvm *kvm,
 void __kvm_heki_get_policy(const struct kvm_heki *heki, struct heki_policy *policy);
 void __kvm_heki_get_caps(const struct kvm_heki *heki, bool exec, bool dt,
 			 struct heki_caps *caps);
+u64 __kvm_heki_get_pin(const struct kvm_heki *heki, struct kvm_vcpu *vcpu, u32 reg, u32 index);
 size_t __kvm_heki_state_bytes(const struct kvm_heki *heki, struct kvm *kvm);
 int __kvm_heki_save_state(const struct kvm_heki *heki, struct kvm *kvm, void *data, size_t len);
 int __kvm_heki_restore_state(struct kvm_heki *heki, struct kvm_vcpu *vcpu, const void *data,

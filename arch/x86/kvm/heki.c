@@ -266,6 +266,27 @@ static int heki_device_get_caps(struct kvm *kvm, void __user *user)
 	return copy_to_user(user, &caps, sizeof(caps)) ? -EFAULT : 0;
 }
 
+/* What HEKI_OP_QUERY_PIN tells the guest: it takes a vCPU that has its CPUID. */
+static int heki_device_get_pin(struct kvm *kvm, void __user *user)
+{
+	struct kvm_vcpu *vcpu = kvm_get_vcpu(kvm, 0);
+	struct heki_pin pin;
+
+	if (copy_from_user(&pin, user, sizeof(pin)))
+		return -EFAULT;
+	if (!vcpu)
+		return -ENXIO;
+	if (!mutex_trylock(&vcpu->mutex))
+		return -EBUSY;
+	vcpu_load(vcpu);
+	kvm_vcpu_srcu_read_lock(vcpu);
+	pin.mask = __kvm_heki_get_pin(kvm->arch.heki, vcpu, pin.reg, pin.index);
+	kvm_vcpu_srcu_read_unlock(vcpu);
+	vcpu_put(vcpu);
+	mutex_unlock(&vcpu->mutex);
+	return copy_to_user(user, &pin, sizeof(pin)) ? -EFAULT : 0;
+}
+
 /* What device models must not write. The VMM learns the number if its room is too small. */
 static int heki_device_get_ranges(struct kvm *kvm, void __user *user)
 {
@@ -422,7 +443,7 @@ static int heki_device_set_state(struct kvm *kvm, const void __user *user)
 
 static int heki_device_has_attr(struct kvm_device *dev, struct kvm_device_attr *attr)
 {
-	if (attr->group != KVM_DEV_HEKI_CTRL || attr->attr > KVM_DEV_HEKI_RANGES)
+	if (attr->group != KVM_DEV_HEKI_CTRL || attr->attr > KVM_DEV_HEKI_PIN)
 		return -ENXIO;
 	return 0;
 }
@@ -468,6 +489,8 @@ static int heki_device_get_attr(struct kvm_device *dev, struct kvm_device_attr *
 		return heki_device_get_state(dev->kvm, u64_to_user_ptr(attr->addr));
 	case KVM_DEV_HEKI_RANGES:
 		return heki_device_get_ranges(dev->kvm, u64_to_user_ptr(attr->addr));
+	case KVM_DEV_HEKI_PIN:
+		return heki_device_get_pin(dev->kvm, u64_to_user_ptr(attr->addr));
 	default:
 		return -ENXIO;
 	}

@@ -174,6 +174,7 @@ struct heki_range {
  *
  * It is also the block of HEKI_OP_QUERY_PIN: the guest writes @reg and @index,
  * the host all of it. @mask is then what can be pinned, after the seal what is.
+ * KVM_DEV_HEKI_PIN tells the VMM the same.
  */
 struct heki_pin {
 	__u32 reg;
@@ -311,6 +312,7 @@ struct heki_frozen {
 #define   KVM_DEV_HEKI_RESUME		4	/* set: ends a pause */
 #define   KVM_DEV_HEKI_STATE		5	/* get; set, before a vCPU runs: struct heki_buffer */
 #define   KVM_DEV_HEKI_RANGES		6	/* get: struct heki_ranges */
+#define   KVM_DEV_HEKI_PIN		7	/* get: struct heki_pin, of the first vCPU */
 
 /**
  * struct heki_buffer - memory of the VMM for KVM_DEV_HEKI_STATE

@@ -268,6 +268,8 @@ pub const HEKI_RULE_TAIL_CALL: u32 = 3;
 pub const HEKI_RULE_FTRACE: u32 = 4;
 /// Attribute of [`KVM_DEV_HEKI_CTRL`]: read a [`Ranges`] and as many [`Range`]s behind it.
 pub const KVM_DEV_HEKI_RANGES: u64 = 6;
+/// Device attribute, get: a [`Pin`] with the bits that can be pinned, or are, on the first vCPU.
+pub const KVM_DEV_HEKI_PIN: u64 = 7;
 
 /// Class of denials: a write of sealed memory.
 pub const HEKI_CLASS_WRITE: u32 = 0;

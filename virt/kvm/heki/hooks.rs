@@ -167,6 +167,23 @@ pub(crate) unsafe extern "C" fn __kvm_heki_get_caps(
     unsafe { caps.cast::<abi::Caps>().write(consent::caps(vm, exec, dt)) };
 }
 
+/// The bits of a register that can be pinned on a vCPU, or are. May sleep.
+///
+/// # Safety
+///
+/// As `__kvm_heki_hypercall`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_get_pin(
+    heki: *const bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+    reg: u32,
+    index: u32,
+) -> u64 {
+    // SAFETY: by this function's safety requirements.
+    let (vm, vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    pin::mask(vm, &vcpu, reg, index)
+}
+
 /// The number of bytes of a VM's saved state.
 ///
 /// # Safety

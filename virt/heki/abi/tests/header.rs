@@ -256,6 +256,7 @@ fn constants_have_the_values_of_the_header() {
         HEKI_RULE_TAIL_CALL,
         HEKI_RULE_FTRACE,
         KVM_DEV_HEKI_RANGES,
+        KVM_DEV_HEKI_PIN,
         HEKI_MAX_PROFILE_ENTRIES,
         HEKI_MAX_PROBES,
         HEKI_MAX_BUILD_ID,

@@ -108,12 +108,79 @@ HEKI_TEST(policy, the_host_says_what_it_can)
 	EXPECT_EQ((1 << HEKI_ACTION_COUNT) - 1, caps.actions);
 }
 
+static const struct heki_pin asked_pins[] = {
+	{ .reg = HEKI_REG_CR0 },
+	{ .reg = HEKI_REG_CR4 },
+	{ .reg = HEKI_REG_CR4, .index = 1 },
+	{ .reg = HEKI_REG_XCR0 },
+	{ .reg = HEKI_REG_MSR, .index = MSR_LSTAR },
+	{ .reg = HEKI_REG_MSR, .index = MSR_EFER },
+	{ .reg = HEKI_REG_MSR, .index = MSR_IA32_MISC_ENABLE },
+	{ .reg = HEKI_REG_MSR, .index = MSR_AMD64_DE_CFG },
+	{ .reg = HEKI_REG_MSR, .index = MSR_IA32_TSC },
+	{ .reg = HEKI_REG_IDTR },
+	{ .reg = HEKI_REG_GDTR, .index = 1 },
+	{ .reg = HEKI_REG_LDTR },
+	{ .reg = HEKI_REG_TR, .index = 2 },
+	{ .reg = ~0u, .index = ~0u },
+};
+
+/* Zero or the error; if it is zero, @mask is the answer. */
+static int get_pin(struct heki_vm *h, u32 reg, u32 index, u64 *mask)
+{
+	struct heki_pin pin = { .reg = reg, .index = index, .mask = HEKI_CALM };
+	int ret = get_attr(h, KVM_DEV_HEKI_PIN, &pin);
+
+	TEST_ASSERT(pin.reg == reg && pin.index == index, "The register is another");
+	*mask = pin.mask;
+	return ret;
+}
+
+/* Does the VMM hear of all of them what the guest hears? */
+static bool is_told_the_same(struct heki_vm *h)
+{
+	u64 mask;
+	int i;
+
+	for (i = 0; i < ARRAY_SIZE(asked_pins); i++) {
+		const struct heki_pin *pin = &asked_pins[i];
+
+		if (get_pin(h, pin->reg, pin->index, &mask) ||
+		    heki_query_pin(h, h->vcpu[0], pin->reg, pin->index) != mask)
+			return false;
+	}
+	return true;
+}
+
+HEKI_TEST(policy, the_host_says_what_can_be_pinned)
+{
+	struct heki_vm *h = &self->h;
+	u64 mask;
+
+	EXPECT_EQ(ENXIO, get_pin(h, HEKI_REG_CR0, 0, &mask));
+	heki_add_vcpu(h, 0, 0);
+	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
+	EXPECT_TRUE(is_told_the_same(h));
+	EXPECT_EQ(0, get_pin(h, HEKI_REG_MSR, MSR_LSTAR, &mask));
+	EXPECT_EQ(~0ull, mask);
+
+	heki_add_pin(heki_begin_request(h, 0), HEKI_REG_CR0, X86_CR0_WP);
+	heki_seal(h);
+	EXPECT_TRUE(is_told_the_same(h));
+	EXPECT_EQ(0, get_pin(h, HEKI_REG_CR0, 0, &mask));
+	EXPECT_EQ(X86_CR0_WP, mask);
+	EXPECT_EQ(0, get_pin(h, HEKI_REG_MSR, MSR_LSTAR, &mask));
+	EXPECT_EQ(0, mask);
+	EXPECT_EQ(EFAULT, get_attr(h, KVM_DEV_HEKI_PIN, NULL));
+	EXPECT_EQ(ENXIO, set_attr(h, KVM_DEV_HEKI_PIN));
+}
+
 HEKI_TEST(policy, attributes_are_what_they_are)
 {
 	struct heki_vm *h = &self->h;
 	u64 attr, value[16];
 
-	for (attr = 0; attr <= KVM_DEV_HEKI_RANGES; attr++)
+	for (attr = 0; attr <= KVM_DEV_HEKI_PIN; attr++)
 		EXPECT_EQ(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL, attr));
 	EXPECT_NE(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL, attr));
 	EXPECT_NE(0, __kvm_has_device_attr(h->device, KVM_DEV_HEKI_CTRL + 1, 0));
@@ -705,6 +772,25 @@ static bool counts(struct heki_vm *h)
 		usleep(1000);
 	}
 	return false;
+}
+
+/* What can be pinned is asked of the first vCPU, which has to be there for it. */
+HEKI_TEST(policy, a_vcpu_that_runs_is_not_asked)
+{
+	struct heki_vm *h = &self->h;
+	struct counting c = {};
+	pthread_t thread;
+	u64 mask;
+
+	heki_add_vcpu(h, 0, 0);
+	c.vcpu = h->vcpu[0];
+	ASSERT_EQ(0, pthread_create(&thread, NULL, count_in_guest, &c));
+	while (!heki_peek(h, COUNT))
+		usleep(1000);
+	EXPECT_EQ(EBUSY, get_pin(h, HEKI_REG_CR0, 0, &mask));
+	heki_poke(h, STOP, 1);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, get_pin(h, HEKI_REG_CR0, 0, &mask));
 }
 
 FIXTURE(pause) {

@@ -557,11 +557,11 @@ static int attributes(struct heki_vm *h, const char **why)
 	int fd = h->device;
 
 	CHECK(!__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET));
-	CHECK(__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RANGES + 1) &&
+	CHECK(__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_PIN + 1) &&
 	      errno == ENXIO);
 	CHECK(__kvm_has_device_attr(fd, KVM_DEV_HEKI_CTRL + 1, KVM_DEV_HEKI_RESET) &&
 	      errno == ENXIO);
-	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RANGES + 1, 0, 0) == ENXIO);
+	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_PIN + 1, 0, 0) == ENXIO);
 	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL + 1, KVM_DEV_HEKI_RESET, 0, 0) == ENXIO);
 	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, 1, 0) == EINVAL);
 	CHECK(set_attr(fd, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, 0, 8) == EINVAL);
