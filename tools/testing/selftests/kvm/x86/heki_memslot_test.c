@@ -284,6 +284,66 @@ HEKI_TEST(huge, recovery_opens_nothing)
 	EXPECT_EQ(1, large_pages(h, self->large));
 }
 
+/*
+ * Memory that comes after the seal
+ */
+
+#define NEW_SLOT	12
+#define NEW_GPA		HEKI_HOLE_GPA
+#define NEW_PAGES	16
+
+FIXTURE(plugged) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(plugged)
+{
+	heki_vm_create(&self->h, 1);
+}
+
+FIXTURE_TEARDOWN(plugged)
+{
+	heki_vm_free(&self->h);
+}
+
+static void plug(struct heki_vm *h)
+{
+	vm_userspace_mem_region_add(h->vm, VM_MEM_SRC_ANONYMOUS, NEW_GPA, NEW_SLOT, NEW_PAGES, 0);
+	virt_pg_map(h->vm, NEW_GPA, NEW_GPA);
+	heki_put_code(h, NEW_GPA);
+}
+
+HEKI_TEST(plugged, it_can_be_written)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_seal_page(h, SEALED);
+	plug(h);
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_write, NEW_GPA, HEKI_ATTACK));
+	EXPECT_EQ(HEKI_ATTACK, heki_peek(h, NEW_GPA));
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+}
+
+HEKI_TEST(plugged, it_runs_without_a_seal)
+{
+	plug(&self->h);
+	EXPECT_EQ(0, heki_call(self->h.vcpu[0], guest_exec, NEW_GPA));
+}
+
+/* The allow-list is older than the memory. */
+HEKI_TEST(plugged, it_does_not_run)
+{
+	struct heki_vm *h = &self->h;
+
+	if (!heki_has_exec(h))
+		SKIP(return, "neither MBEC nor GMET on this host");
+	heki_seal_exec(h, heki_begin_exec_request(h));
+	plug(h);
+	EXPECT_TRUE(heki_cannot_run(h->vcpu[0], NEW_GPA));
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_write, NEW_GPA + 64, HEKI_ATTACK));
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_exec));
+}
+
 int main(int argc, char *argv[])
 {
 	heki_require();
