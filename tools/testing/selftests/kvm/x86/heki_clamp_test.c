@@ -758,6 +758,25 @@ HEKI_TEST(unpaged, unlisted_code_shuts_the_vcpu_down)
 	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[1], heki_denied_exec));
 }
 
+/* One that the VMM adds after the seal has never had another root. */
+HEKI_TEST(unpaged, unlisted_code_shuts_a_later_vcpu_down)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu;
+
+	seal_list(h);
+	heki_add_vcpu(h, NR_VCPUS, 0);
+	vcpu = h->vcpu[NR_VCPUS];
+	enter_real_mode(vcpu, HEKI_PAGE(LISTED));
+	vcpu_run(vcpu);
+	EXPECT_TRUE(is_at_port(vcpu));
+	vcpu_run_complete_io(vcpu);
+	enter_real_mode(vcpu, HEKI_PAGE(UNLISTED));
+	vcpu_run(vcpu);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_exec));
+}
+
 /* A vCPU that was there when the other one sealed stops too. */
 HEKI_TEST(unpaged, unlisted_code_stops_when_the_vm_is_sealed)
 {
