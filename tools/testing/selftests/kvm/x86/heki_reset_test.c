@@ -9,6 +9,7 @@
 #include <sched.h>
 #include <sys/syscall.h>
 
+#include "apic.h"
 #include "kvm_test_harness.h"
 #include "heki.h"
 
@@ -310,6 +311,145 @@ HEKI_TEST(reset, vcpus_in_reset_state_one_after_the_other_end_nothing)
 	TEST_ASSERT_KVM_EXIT_REASON(h->vcpu[1], KVM_EXIT_IO);
 	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
 	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+}
+
+/*
+ * By the guest alone: INIT and triple faults, after which its vCPUs are as after a reset
+ */
+
+#define INIT_OFFSET	0xf00	/* in the page of the reset vector */
+#define ICR_INIT	(APIC_INT_ASSERT | APIC_DM_INIT)
+
+/* arg[0]: APIC ID */
+static u64 guest_init(u64 *arg)
+{
+	x2apic_write_reg(APIC_ICR, arg[0] << 32 | ICR_INIT);
+	return 0;
+}
+
+static u64 guest_enable_apic(u64 *arg)
+{
+	x2apic_enable();
+	return 0;
+}
+
+/* In real mode: INIT of the vCPU with APIC ID 1, then the port. */
+static void put_init_code(struct heki_vm *h)
+{
+	const u8 jump[] = { 0xe9, 0x0d, 0xff };	/* jmp to INIT_OFFSET */
+	const u8 init[] = {
+		0x66, 0xb9, 0x30, 0x08, 0x00, 0x00,		/* mov $X2APIC_ICR, %ecx */
+		0x66, 0xba, 0x01, 0x00, 0x00, 0x00,		/* mov $1, %edx */
+		0x66, 0xb8, 0x00, ICR_INIT >> 8, 0x00, 0x00,	/* mov $ICR_INIT, %eax */
+		0x0f, 0x30,					/* wrmsr */
+		0xe6, RESET_PORT,				/* out %al, $RESET_PORT */
+	};
+
+	kvm_static_assert((RESET_RIP & (PAGE_SIZE - 1)) + sizeof(jump) - 0xf3 == INIT_OFFSET);
+	put_reset_code(h);
+	memcpy(addr_gpa2hva(h->vm, RESET_PAGE + (RESET_RIP & (PAGE_SIZE - 1))), jump, sizeof(jump));
+	memcpy(addr_gpa2hva(h->vm, RESET_PAGE + INIT_OFFSET), init, sizeof(init));
+}
+
+struct vcpu_state {
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+};
+
+static void save_vcpus(struct heki_vm *h, struct vcpu_state *state)
+{
+	int i;
+
+	for (i = 0; i < NR_VCPUS; i++) {
+		vcpu_sregs_get(h->vcpu[i], &state[i].sregs);
+		vcpu_regs_get(h->vcpu[i], &state[i].regs);
+	}
+}
+
+/* Has them begin anew, so that the guest can be asked again. */
+static void begin_anew(struct heki_vm *h, struct vcpu_state *state)
+{
+	struct kvm_vcpu_events none = {};
+	int i;
+
+	for (i = 0; i < NR_VCPUS; i++) {
+		state[i].regs.rip = (u64)heki_guest_main;
+		state[i].regs.rdi = i;
+		/* As a call leaves it. */
+		state[i].regs.rsp = (state[i].regs.rsp & ~15ull) - 8;
+		vcpu_sregs_set(h->vcpu[i], &state[i].sregs);
+		vcpu_regs_set(h->vcpu[i], &state[i].regs);
+		vcpu_events_set(h->vcpu[i], &none);
+		say_it_runs(h->vcpu[i]);
+	}
+}
+
+static bool is_in_reset_state(struct kvm_vcpu *vcpu)
+{
+	struct kvm_sregs sregs;
+
+	vcpu_sregs_get(vcpu, &sregs);
+	return !(sregs.cr0 & (X86_CR0_PE | X86_CR0_PG));
+}
+
+/* vCPU 1 INITs the first, which is the one that starts at the reset vector and INITs vCPU 1. */
+HEKI_TEST(reset, an_init_of_all_vcpus_ends_nothing)
+{
+	struct heki_vm *h = &self->h;
+	struct vcpu_state state[NR_VCPUS];
+	struct kvm_mp_state mp_state;
+	int i;
+
+	for (i = 0; i < NR_VCPUS; i++)
+		heki_call(h->vcpu[i], guest_enable_apic);
+	heki_seal_page(h, SEALED);
+	put_init_code(h);
+	heki_call(h->vcpu[1], guest_init, h->vcpu[0]->id);
+	save_vcpus(h, state);
+	vcpu_run(h->vcpu[0]);
+	TEST_ASSERT_KVM_EXIT_REASON(h->vcpu[0], KVM_EXIT_IO);
+	EXPECT_EQ(RESET_PORT, h->vcpu[0]->run->io.port);
+	vcpu_mp_state_get(h->vcpu[1], &mp_state);
+	EXPECT_EQ(KVM_MP_STATE_INIT_RECEIVED, mp_state.mp_state);
+	for (i = 0; i < NR_VCPUS; i++)
+		EXPECT_TRUE(is_in_reset_state(h->vcpu[i]));
+
+	begin_anew(h, state);
+	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[1], SEALED));
+}
+
+static u64 guest_triple_fault(u64 *arg)
+{
+	struct desc_ptr none = {};
+
+	asm volatile("lidt %0; ud2" : : "m"(none));
+	return 0;
+}
+
+/* SVM has KVM reset the vCPU itself, VMX leaves it as it is. */
+HEKI_TEST(reset, triple_faults_of_all_vcpus_end_nothing)
+{
+	struct heki_vm *h = &self->h;
+	struct vcpu_state state[NR_VCPUS];
+	int i;
+
+	heki_seal_page(h, SEALED);
+	put_reset_code(h);
+	heki_call(h->vcpu[1], guest_read, HEKI_PAGE(OTHER));
+	save_vcpus(h, state);
+	for (i = 0; i < NR_VCPUS; i++) {
+		heki_prepare_call(h->vcpu[i], guest_triple_fault, (u64[HEKI_NR_ARGS]){});
+		vcpu_run(h->vcpu[i]);
+		EXPECT_EQ(KVM_EXIT_SHUTDOWN, h->vcpu[i]->run->exit_reason);
+		EXPECT_EQ(host_cpu_is_amd_compatible, is_in_reset_state(h->vcpu[i]));
+	}
+
+	begin_anew(h, state);
+	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[1], SEALED));
 }
 
 /*
