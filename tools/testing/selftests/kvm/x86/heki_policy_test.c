@@ -5,6 +5,8 @@
  */
 #include <linux/kvm_para.h>
 #include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
 
 #include "kvm_test_harness.h"
 #include "heki.h"
@@ -520,6 +522,73 @@ HEKI_TEST(consent, a_vm_may_end_with_a_request)
 {
 	send_to_exit(&self->h, self->h.vcpu[0]);
 	send_to_exit(&self->h, self->h.vcpu[1]);
+}
+
+/* A signal that only KVM_RUN lets through, as VMMs stop a vCPU with. */
+HEKI_TEST(consent, a_signal_keeps_nothing_from_its_end)
+{
+	u8 none[sizeof(struct kvm_signal_mask) + sizeof(u64)] __aligned(sizeof(u32)) = {};
+	struct kvm_signal_mask *mask = (void *)none;
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	sigset_t usr1;
+	int i, sig;
+
+	sigemptyset(&usr1);
+	sigaddset(&usr1, SIGUSR1);
+	ASSERT_EQ(0, pthread_sigmask(SIG_BLOCK, &usr1, NULL));
+	mask->len = sizeof(u64);
+	vcpu_ioctl(vcpu, KVM_SET_SIGNAL_MASK, mask);
+	send_to_exit(h, vcpu)->answer = 0;
+	raise(SIGUSR1);
+	for (i = 0; i < 2; i++) {
+		EXPECT_EQ(-1, __vcpu_run(vcpu));
+		EXPECT_EQ(EINTR, errno);
+		EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_seal));
+	}
+	ASSERT_EQ(0, sigwait(&usr1, &sig));
+	EXPECT_EQ(0, go_on(vcpu));
+	EXPECT_TRUE(heki_is_sealed(h, vcpu, SEALED));
+}
+
+/* A sealed VM with a request that waits; says so and waits for its end. */
+static void wait_with_a_request(int ready)
+{
+	struct heki_vm h;
+
+	create_vm(&h, NR_VCPUS, &asked);
+	heki_add_page(heki_begin_request(&h, 0), SEALED);
+	send_to_exit(&h, h.vcpu[0])->answer = 0;
+	TEST_ASSERT(!go_on(h.vcpu[0]), "SEAL failed");
+	*(struct heki_patch *)h.request =
+		(struct heki_patch){ .version = HEKI_ABI_VERSION, .nr_sites = 1 };
+	call_to_exit(h.vcpu[1], guest_hypercall, HEKI_OP_PATCH, HEKI_REQUEST_GPA,
+		     sizeof(struct heki_patch) + sizeof(struct heki_site));
+	TEST_ASSERT(write(ready, "", 1) == 1, "The parent is gone");
+	for (;;)
+		pause();
+}
+
+HEKI_TEST(consent, a_vmm_may_be_killed_with_a_request)
+{
+	int before = heki_count_vms(), ready[2], status, i;
+	pid_t vmm;
+	char c;
+
+	ASSERT_EQ(0, pipe(ready));
+	vmm = fork();
+	ASSERT_LE(0, vmm);
+	if (!vmm)
+		wait_with_a_request(ready[1]);
+	close(ready[1]);
+	EXPECT_EQ(1, read(ready[0], &c, 1));
+	EXPECT_LT(before, heki_count_vms());
+	EXPECT_EQ(0, kill(vmm, SIGKILL));
+	ASSERT_EQ(vmm, waitpid(vmm, &status, 0));
+	EXPECT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+	for (i = 0; i < 1000 && heki_count_vms() != before; i++)
+		usleep(1000);
+	EXPECT_EQ(before, heki_count_vms());
 }
 
 HEKI_TEST(consent, each_operation_is_asked_about)

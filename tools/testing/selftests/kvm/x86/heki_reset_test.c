@@ -3,7 +3,6 @@
  * The ways out of a seal: user space resets the VM, which is then as open as at
  * first and can be sealed again, or the VM ends and leaves nothing behind.
  */
-#include <dirent.h>
 #include <linux/membarrier.h>
 #include <pthread.h>
 #include <sched.h>
@@ -485,19 +484,6 @@ static void wait_for_rcu(void)
 		syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
 }
 
-static int count_entries(const char *path)
-{
-	DIR *dir = opendir(path);
-	int nr = 0;
-
-	if (!dir)
-		return -1;
-	while (readdir(dir))
-		nr++;
-	closedir(dir);
-	return nr;
-}
-
 /* As many ranges as there may be, so that a leak shows. */
 static void seal_ranges(struct heki_vm *h)
 {
@@ -553,14 +539,14 @@ TEST_F_TIMEOUT(reset, ended_vms_leave_nothing, 2 * HEKI_TIMEOUT)
 
 	for (i = 0; i < NR_WARM_UPS; i++)
 		create_seal_destroy(i);
-	entries = count_entries("/sys/kernel/debug/kvm");
+	entries = heki_count_vms();
 	wait_for_rcu();
 	before = available_kb();
 	for (i = 0; i < NR_SEALS; i++)
 		create_seal_destroy(i);
 	wait_for_rcu();
 	EXPECT_LT(before - available_kb(), LEAK_MAX_KB);
-	EXPECT_EQ(entries, count_entries("/sys/kernel/debug/kvm"));
+	EXPECT_EQ(entries, heki_count_vms());
 }
 
 /* The device keeps the VM alive, as any file descriptor of it does. */

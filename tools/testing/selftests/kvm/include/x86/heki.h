@@ -15,6 +15,7 @@
 #ifndef SELFTEST_KVM_HEKI_H
 #define SELFTEST_KVM_HEKI_H
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <linux/heki.h>
 #include <unistd.h>
@@ -309,6 +310,20 @@ static inline bool heki_set_param(const char *path, const char *value)
 	ok = write(fd, value, strlen(value)) == (ssize_t)strlen(value);
 	close(fd);
 	return ok;
+}
+
+/* How much KVM shows of all VMs there are; -1 without debugfs. */
+static inline int heki_count_vms(void)
+{
+	DIR *dir = opendir("/sys/kernel/debug/kvm");
+	int nr = 0;
+
+	if (!dir)
+		return -1;
+	while (readdir(dir))
+		nr++;
+	closedir(dir);
+	return nr;
 }
 
 /* Does the host opt every VM in (kvm.heki=all)? */
