@@ -61,7 +61,7 @@ TRACE_EVENT(kvm_heki_seal,
 		  __entry->flags, __get_str(why), __entry->ret)
 );
 
-/* A change of sealed text: nr instructions, or ranges to grant or release. */
+/* A change of sealed text: nr instructions, or ranges to grant or release. Or nr bytes of a kernel. */
 TRACE_EVENT(kvm_heki_patch,
 	TP_PROTO(unsigned int vcpu_id, u64 rip, u32 op, u32 nr, const char *why, u32 why_len,
 		 long ret),
@@ -89,7 +89,8 @@ TRACE_EVENT(kvm_heki_patch,
 		  __print_symbolic(__entry->op,
 				   { HEKI_OP_PATCH, "patch" },
 				   { HEKI_OP_GRANT, "grant" },
-				   { HEKI_OP_RELEASE, "release" }),
+				   { HEKI_OP_RELEASE, "release" },
+				   { HEKI_OP_KEXEC, "kexec" }),
 		  __entry->nr, __get_str(why), __entry->ret)
 );
 

@@ -32,6 +32,7 @@
 #define HEKI_OP_RELEASE			4
 #define HEKI_OP_FROZEN			5
 #define HEKI_OP_QUERY_PIN		6
+#define HEKI_OP_KEXEC			7
 
 /* Bounds of one SEAL request. */
 #define HEKI_MAX_REQUEST_BYTES		262144
@@ -45,6 +46,8 @@
 #define HEKI_MAX_SITES			131072	/* jump labels and static calls of a VM */
 #define HEKI_MAX_FROZEN			32	/* HEKI_AREA_FROZEN in one SEAL */
 #define HEKI_MAX_SCAN_BYTES		268435456 /* text searched for trampolines at the seal */
+#define HEKI_MAX_KEXEC_CHUNK		1048576	/* bytes in one KEXEC */
+#define HEKI_MAX_KEXEC_BYTES		268435456 /* bytes of a kernel that KEXEC loads */
 
 /* Life-cycle states of a VM. */
 #define HEKI_STATE_OFF			0
@@ -68,6 +71,9 @@
 #define HEKI_TARGET_HASH		(1 << 9)	/* of the same type, by its kCFI hash */
 #define HEKI_TARGET_ENDBR		(1 << 10)	/* begins with ENDBR64 */
 
+/* In the same field: the VMM takes KEXEC. */
+#define HEKI_SERVES_KEXEC		(1 << 16)
+
 /**
  * struct heki_query - what HEKI_OP_QUERY writes into guest memory
  * @version:	HEKI_ABI_VERSION of the host
@@ -80,7 +86,7 @@
  * @max_ranges:	most ranges in one SEAL request
  * @max_pins:	most pins in one SEAL request
  * @patch:	HEKI_PATCH_* and HEKI_TARGET_*: before the seal those that this
- *		VM may have, after it those that it has
+ *		VM may have, after it those that it has. And HEKI_SERVES_KEXEC
  */
 struct heki_query {
 	__u32 version;
@@ -298,6 +304,30 @@ struct heki_frozen {
 	__u32 nr;
 	__u32 total;
 	__u64 va[62];
+};
+
+/* Flags of a KEXEC request. */
+#define HEKI_KEXEC_FIRST		(1 << 0)	/* the kernel begins; what was kept before is gone */
+#define HEKI_KEXEC_LAST			(1 << 1)	/* the kernel ends; the VMM judges it */
+#define HEKI_KEXEC_START		(1 << 2)	/* alone: start what is kept */
+
+/**
+ * struct heki_kexec - a KEXEC request
+ * @version:	HEKI_ABI_VERSION
+ * @flags:	HEKI_KEXEC_*
+ * @gpa:	first byte of this part of the kernel's file, page aligned
+ * @len:	its length in bytes, 1 to HEKI_MAX_KEXEC_CHUNK
+ * @offset:	where it lies in the file, zero with HEKI_KEXEC_FIRST and only then
+ *
+ * The VMM copies the parts, in their order, and keeps the kernel if it knows the
+ * whole. With HEKI_KEXEC_START the other fields are zero.
+ */
+struct heki_kexec {
+	__u32 version;
+	__u32 flags;
+	__u64 gpa;
+	__u64 len;
+	__u64 offset;
 };
 
 /*
@@ -522,7 +552,8 @@ struct heki_caps {
  *		HEKI_PROT_WRITE and HEKI_PROT_CR: what runs is not written, and SMEP
  *		is pinned.
  * @consent:	1 << HEKI_OP_* of each operation that the VMM is asked about: SEAL,
- *		PATCH, GRANT and RELEASE can be
+ *		PATCH, GRANT, RELEASE and KEXEC can be. Without its bit there is no
+ *		KEXEC.
  * @write:	HEKI_ACTION_* of HEKI_CLASS_WRITE
  * @exec:	HEKI_ACTION_* of HEKI_CLASS_EXEC
  * @reg:	HEKI_ACTION_* of HEKI_CLASS_REGISTER
@@ -584,11 +615,14 @@ struct heki_policy {
  * @len:	request: its length in bytes
  * @denied:	denial: HEKI_CLASS_*
  * @reason:	denial: HEKI_REASON_*
- * @gpa:	denial: guest physical address of an access
+ * @gpa:	denial: guest physical address of an access; KEXEC: of the part
  * @va:		denial: guest virtual address of an instruction or page that was to change
  * @bits:	denial: what is pinned and would have changed
  * @reg:	denial: HEKI_REG_*
  * @index:	denial: number of the MSR, part of a descriptor-table register, or zero
+ * @kexec_flags: KEXEC: HEKI_KEXEC_*
+ * @kexec_len:	KEXEC: length of the part in bytes
+ * @offset:	KEXEC: where the part lies in the kernel's file
  *
  * The host works on a copy of a request that it made before the exit. What is
  * written here, but for @answer, has no effect.
@@ -613,6 +647,9 @@ struct heki_exit {
 	__u64 bits;
 	__u32 reg;
 	__u32 index;
+	__u32 kexec_flags;
+	__u32 kexec_len;
+	__u64 offset;
 };
 
 #endif /* _UAPI_LINUX_HEKI_H */

@@ -52,6 +52,8 @@ pub const HEKI_OP_RELEASE: u32 = 4;
 pub const HEKI_OP_FROZEN: u32 = 5;
 /// Operation: write into a [`Pin`] which bits of its register can be pinned, or are.
 pub const HEKI_OP_QUERY_PIN: u32 = 6;
+/// Operation: have the VMM keep a part of the next kernel, or start it: [`Kexec`].
+pub const HEKI_OP_KEXEC: u32 = 7;
 
 /// Largest SEAL request, in bytes.
 pub const HEKI_MAX_REQUEST_BYTES: u32 = 262_144;
@@ -74,6 +76,10 @@ pub const HEKI_MAX_FROZEN: u32 = 32;
 pub const HEKI_FROZEN_ENTRIES: u32 = 62;
 /// Most bytes of text that are searched for trampolines at the seal.
 pub const HEKI_MAX_SCAN_BYTES: u32 = 268_435_456;
+/// Most bytes in one KEXEC request.
+pub const HEKI_MAX_KEXEC_CHUNK: u32 = 1_048_576;
+/// Most bytes of a kernel that KEXEC loads.
+pub const HEKI_MAX_KEXEC_BYTES: u32 = 268_435_456;
 
 /// Life-cycle: this VM has nothing to do with Heki.
 pub const HEKI_STATE_OFF: u32 = 0;
@@ -110,6 +116,8 @@ pub const HEKI_TARGET_SYMBOL: u32 = 1 << 8;
 pub const HEKI_TARGET_HASH: u32 = 1 << 9;
 /// The target of a call must begin with ENDBR64.
 pub const HEKI_TARGET_ENDBR: u32 = 1 << 10;
+/// The VMM takes KEXEC.
+pub const HEKI_SERVES_KEXEC: u32 = 1 << 16;
 
 /// Flag of a SEAL request: the ranges with [`HEKI_EXEC`] are an allow-list.
 pub const HEKI_SEAL_EXEC: u32 = 1 << 0;
@@ -218,6 +226,13 @@ pub const HEKI_AREA_COUNT: u32 = 25;
 pub const HEKI_MAX_INSN: u32 = 6;
 /// Bytes of a slot of kprobes in a page of [`HEKI_KIND_POOL`], at a multiple of as many from its start.
 pub const HEKI_SLOT_BYTES: u32 = 15;
+
+/// Flag of a KEXEC request: the kernel begins.
+pub const HEKI_KEXEC_FIRST: u32 = 1 << 0;
+/// Flag of a KEXEC request: the kernel ends.
+pub const HEKI_KEXEC_LAST: u32 = 1 << 1;
+/// Flag of a KEXEC request, alone: start what is kept.
+pub const HEKI_KEXEC_START: u32 = 1 << 2;
 
 /// Attribute group of the KVM device.
 pub const KVM_DEV_HEKI_CTRL: u32 = 0;
@@ -491,6 +506,22 @@ pub struct Grant {
     pub nr_ranges: u32,
 }
 
+/// A KEXEC request (`struct heki_kexec`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Kexec {
+    /// [`HEKI_ABI_VERSION`].
+    pub version: u32,
+    /// `HEKI_KEXEC_*`.
+    pub flags: u32,
+    /// First byte of this part of the kernel's file, page aligned.
+    pub gpa: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// Where it lies in the file.
+    pub offset: u64,
+}
+
 /// What [`HEKI_OP_FROZEN`] reads and writes in guest memory (`struct heki_frozen`).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -702,7 +733,7 @@ pub struct Exit {
     pub denied: u32,
     /// Denial: `HEKI_REASON_*`.
     pub reason: u32,
-    /// Denial: guest physical address of an access.
+    /// Denial: guest physical address of an access; KEXEC: of the part.
     pub gpa: u64,
     /// Denial: guest virtual address of an instruction or page that was to change.
     pub va: u64,
@@ -712,6 +743,12 @@ pub struct Exit {
     pub reg: u32,
     /// Denial: number of the MSR, part of a descriptor-table register, or zero.
     pub index: u32,
+    /// KEXEC: `HEKI_KEXEC_*`.
+    pub kexec_flags: u32,
+    /// KEXEC: length of the part in bytes.
+    pub kexec_len: u32,
+    /// KEXEC: where the part lies in the kernel's file.
+    pub offset: u64,
 }
 
 const _: () = assert!(size_of::<Query>() == 48);
@@ -722,6 +759,7 @@ const _: () = assert!(size_of::<Area>() == 24);
 const _: () = assert!(size_of::<Patch>() == 8);
 const _: () = assert!(size_of::<Site>() == 48);
 const _: () = assert!(size_of::<Grant>() == 8);
+const _: () = assert!(size_of::<Kexec>() == 32);
 const _: () = assert!(size_of::<Profile>() == 80);
 const _: () = assert!(size_of::<Caps>() == 40);
 const _: () = assert!(size_of::<Policy>() == 32);

@@ -18,6 +18,7 @@ use crate::{
     },
     policy::{
         grant::Grant,
+        kexec,
         patch,
         refusal::Refusal,
         vmm::{
@@ -87,6 +88,16 @@ fn describe(vm: &Vm, vcpu: &Vcpu<'_>, op: u32, bytes: &[u8]) -> Result<abi::Exit
             nr_sites: patch::parse(bytes)?.len() as u32,
             ..exit
         }),
+        abi::HEKI_OP_KEXEC => {
+            let part = kexec::parse(bytes)?;
+            Ok(abi::Exit {
+                gpa: part.gpa,
+                kexec_flags: part.flags,
+                kexec_len: part.len as u32,
+                offset: part.offset,
+                ..exit
+            })
+        }
         _ => Ok(abi::Exit {
             nr_ranges: Grant::parse(bytes, op == abi::HEKI_OP_RELEASE)?.nr_ranges() as u32,
             ..exit

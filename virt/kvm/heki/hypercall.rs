@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 #![deny(unsafe_code)]
 
-//! What a guest asks: QUERY, QUERY_PIN, SEAL and FROZEN here, changes of sealed text in
+//! What a guest asks: QUERY, QUERY_PIN, SEAL, FROZEN and KEXEC here, changes of sealed text in
 //! [`patch`](super::patch).
 //!
 //! A request is copied once, bounded, parsed by [`policy::request`](super::policy::request), checked
@@ -21,6 +21,7 @@ use crate::{
     },
     policy::{
         address::Windows,
+        kexec,
         lifecycle::{
             self,
             Event, //
@@ -91,7 +92,8 @@ pub(crate) fn serve(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> c_long {
             op @ (abi::HEKI_OP_SEAL
             | abi::HEKI_OP_PATCH
             | abi::HEKI_OP_GRANT
-            | abi::HEKI_OP_RELEASE),
+            | abi::HEKI_OP_RELEASE
+            | abi::HEKI_OP_KEXEC),
         ) => request(vm, vcpu, call, op),
         _ => errno(Refusal::BadOperation),
     }
@@ -115,13 +117,18 @@ fn request(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call, op: u32) -> c_long {
     }
 }
 
-/// Whether the VM is in a state for `op`.
+/// Whether the VM is in a state for `op`, and there is somebody to serve it.
 fn check_state(vm: &Vm, vcpu: &Vcpu<'_>, op: u32) -> Result<(), Refusal> {
     let event = match op {
         abi::HEKI_OP_SEAL => Event::Seal,
         _ => Event::Change,
     };
-    lifecycle::next(vm.state(vcpu.reader()), event).map(|_| ())
+    lifecycle::next(vm.state(vcpu.reader()), event)?;
+    // It is the VMM that keeps a kernel.
+    if op == abi::HEKI_OP_KEXEC && !consent::is_needed(vm, vcpu, op) {
+        return Err(Refusal::NotAllowed);
+    }
+    Ok(())
 }
 
 /// Reports that request `op` is refused, with what the guest is told (a `KVM_E*`).
@@ -147,6 +154,10 @@ pub(crate) fn perform(vm: &Vm, vcpu: &mut Vcpu<'_>, op: u32, bytes: &[u8]) -> c_
         abi::HEKI_OP_PATCH => change(vm, vcpu, bytes, op, patch::patch),
         abi::HEKI_OP_GRANT => change(vm, vcpu, bytes, op, patch::grant),
         abi::HEKI_OP_RELEASE => change(vm, vcpu, bytes, op, patch::release),
+        // The VMM has done all of it.
+        abi::HEKI_OP_KEXEC => change(vm, vcpu, bytes, op, |_, _, bytes| {
+            Ok(kexec::parse(bytes)?.len as u32)
+        }),
         _ => errno(Refusal::BadOperation),
     }
 }
@@ -155,7 +166,7 @@ fn errno(refusal: Refusal) -> c_long {
     0 - refusal.kvm_errno() as c_long
 }
 
-/// Serves one of the changes of sealed text, and reports it.
+/// Serves one of the changes of sealed text, or a KEXEC, and reports it.
 fn change(
     vm: &Vm,
     vcpu: &mut Vcpu<'_>,
@@ -190,7 +201,7 @@ fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
         max_bytes: abi::HEKI_MAX_REQUEST_BYTES,
         max_ranges: abi::HEKI_MAX_RANGES,
         max_pins: abi::HEKI_MAX_PINS,
-        patch: text::served(vm, reader),
+        patch: text::served(vm, reader) | policy.serves(),
     };
     vcpu.write_guest(call.gpa, answer.as_bytes())
 }

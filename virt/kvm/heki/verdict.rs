@@ -77,7 +77,7 @@ pub(crate) fn restored(vcpu: &Vcpu<'_>, outcome: Result<(), Refusal>) {
     }
 }
 
-/// A change of sealed text took effect, or did not.
+/// A change of sealed text, or a KEXEC, took effect, or did not.
 pub(crate) fn changed(vcpu: &Vcpu<'_>, op: u32, outcome: Result<u32, Failure>, ret: c_long) {
     let nr = outcome.unwrap_or(0);
     let why = match &outcome {
@@ -91,13 +91,18 @@ pub(crate) fn changed(vcpu: &Vcpu<'_>, op: u32, outcome: Result<u32, Failure>, r
             vcpu.count(bindings::KVM_HEKI_COUNT_PATCH, 1);
             vcpu.count(bindings::KVM_HEKI_COUNT_PATCHED, nr.into());
         }
+        (Ok(_), abi::HEKI_OP_KEXEC) => {}
         (Ok(_), _) => vcpu.count(bindings::KVM_HEKI_COUNT_GRANT, 1),
         (Err(Failure::Denied(verdict)), _) => denied(vcpu, &verdict),
         (Err(Failure::Refused(_)), _) => {
             vcpu.count(bindings::KVM_HEKI_COUNT_REFUSED, 1);
             if vcpu.log_allowed() {
                 let pid = vcpu.pid();
-                pr_info!("heki: VM of process {pid}: change of text refused: {why}\n");
+                let what = match op {
+                    abi::HEKI_OP_KEXEC => "kexec",
+                    _ => "change of text",
+                };
+                pr_info!("heki: VM of process {pid}: {what} refused: {why}\n");
             }
         }
     }

@@ -99,11 +99,11 @@ pub(crate) enum What {
         /// The hypercall's result.
         ret: i64,
     },
-    /// It asked for a change of its text.
+    /// It asked for a change of its text, or for another kernel.
     Change {
-        /// `patch`, `grant` or `release`.
+        /// `patch`, `grant`, `release` or `kexec`.
         operation: String,
-        /// Instructions or ranges that changed.
+        /// Instructions or ranges that changed, or bytes of the kernel.
         items: u32,
         /// `done`, or the refusal or denial.
         outcome: String,

@@ -33,6 +33,7 @@ use heki_abi as abi;
 pub mod address;
 pub mod edit;
 pub mod grant;
+pub mod kexec;
 pub mod lifecycle;
 pub mod map;
 pub mod patch;

@@ -28,7 +28,7 @@ pub enum Event {
     OptIn,
     /// The guest seals itself.
     Seal,
-    /// The guest has its sealed text changed.
+    /// The guest has its sealed text changed, or its next kernel kept.
     Change,
     /// The VMM resets the VM.
     Reset,

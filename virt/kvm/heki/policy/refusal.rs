@@ -66,7 +66,7 @@ pub enum Refusal {
     BadProfile,
     /// The guest's kernel is not the one of the VMM's profile.
     WrongKernel,
-    /// A change of sealed text in a VM that is not sealed.
+    /// A change of sealed text, or a KEXEC, in a VM that is not sealed.
     NotSealed,
     /// The host has no memory for the request.
     NoMemory,
@@ -74,7 +74,7 @@ pub enum Refusal {
     Fault,
     /// An unknown operation.
     BadOperation,
-    /// A protection that the VMM's policy does not allow.
+    /// A protection, or a KEXEC, that the VMM's policy does not allow.
     NotAllowed,
     /// The VMM was asked, and did not consent.
     NoConsent,

@@ -16,7 +16,8 @@ use super::{
 pub const CONSENT: u32 = 1 << abi::HEKI_OP_SEAL
     | 1 << abi::HEKI_OP_PATCH
     | 1 << abi::HEKI_OP_GRANT
-    | 1 << abi::HEKI_OP_RELEASE;
+    | 1 << abi::HEKI_OP_RELEASE
+    | 1 << abi::HEKI_OP_KEXEC;
 
 /// What a denial does, besides the error that the guest gets in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -142,6 +143,15 @@ impl Policy {
         match 1u32.checked_shl(op) {
             Some(bit) => self.consent & bit != 0,
             None => false,
+        }
+    }
+
+    /// `HEKI_SERVES_*`: what the guest may ask for because the VMM serves it.
+    pub const fn serves(&self) -> u32 {
+        if self.asks(abi::HEKI_OP_KEXEC) {
+            abi::HEKI_SERVES_KEXEC
+        } else {
+            0
         }
     }
 

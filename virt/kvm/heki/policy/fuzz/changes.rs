@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! What must hold for any PATCH, GRANT or RELEASE, any page and any profile that may be sent.
+//! What must hold for any PATCH, GRANT, RELEASE or KEXEC, any page and any profile that may be sent.
 
-use heki_abi::{HEKI_KIND_FTRACE, HEKI_KIND_POOL};
+use heki_abi::{HEKI_KEXEC_START, HEKI_KIND_FTRACE, HEKI_KIND_POOL, HEKI_MAX_KEXEC_BYTES};
 use heki_policy::grant::Grant;
+use heki_policy::kexec;
 use heki_policy::patch::profile::Profile;
 use heki_policy::patch::sites::{self, Rule, Site};
 use heki_policy::patch::{self, rules, trampoline, Denied};
@@ -17,6 +18,15 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap())
+}
+
+/// Parses a KEXEC request. Its part lies in the address space and in the kernel; only a START has none.
+pub(crate) fn kexec(bytes: &[u8]) -> Result<(), Refusal> {
+    let part = kexec::parse(bytes)?;
+    assert!(part.gpa.checked_add(part.len).is_some_and(|end| end <= 1 << 52));
+    assert!(part.offset + part.len <= u64::from(HEKI_MAX_KEXEC_BYTES));
+    assert_eq!(part.len == 0, part.flags == HEKI_KEXEC_START);
+    Ok(())
 }
 
 /// Parses a PATCH request and lets the rules judge its sites. Returns what they say.

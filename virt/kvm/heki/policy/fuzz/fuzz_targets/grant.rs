@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fuzz target of GRANT, RELEASE and of granted pages: `cargo +nightly fuzz run grant` in `virt/kvm/heki/policy`.
+//! Fuzz target of GRANT, RELEASE, KEXEC and of granted pages: `cargo +nightly fuzz run grant` in `virt/kvm/heki/policy`.
 
 #![no_main]
 
@@ -18,5 +18,6 @@ static TOY: LazyLock<toy::Toy> = LazyLock::new(toy::Toy::new);
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let _ = changes::grant(bytes, false);
     let _ = changes::grant(bytes, true);
+    let _ = changes::kexec(bytes);
     let _ = changes::page(bytes, toy::COPY, &TOY);
 });

@@ -7,6 +7,7 @@ mod edit;
 mod grant;
 mod insn;
 mod its;
+mod kexec;
 mod length;
 mod lifecycle;
 mod map;

@@ -72,6 +72,7 @@ fn without_a_policy_all_is_allowed_and_nothing_exits() {
     let policy = Policy::default();
     assert!(policy.allows(HEKI_PROT_ALL));
     assert!((0..64).all(|op| !policy.asks(op)));
+    assert_eq!(policy.serves(), 0);
     let wire = policy.abi();
     let actions = [wire.write, wire.exec, wire.reg, wire.patch];
     assert_eq!(actions, [HEKI_ACTION_GP; 4]);
@@ -90,7 +91,14 @@ fn a_query_needs_no_consent() {
     })
     .unwrap();
     let asked: Vec<u32> = (0..64).filter(|&op| policy.asks(op)).collect();
-    let expected = [HEKI_OP_SEAL, HEKI_OP_PATCH, HEKI_OP_GRANT, HEKI_OP_RELEASE];
+    assert_eq!(policy.serves(), HEKI_SERVES_KEXEC);
+    let expected = [
+        HEKI_OP_SEAL,
+        HEKI_OP_PATCH,
+        HEKI_OP_GRANT,
+        HEKI_OP_RELEASE,
+        HEKI_OP_KEXEC,
+    ];
     assert_eq!(asked, expected);
 }
 
@@ -242,7 +250,7 @@ proptest! {
         let wire = heki_abi::Policy { version, allowed, consent, write, exec, reg, patch, reserved };
         let known = version == HEKI_ABI_VERSION && reserved == 0
             && allowed < 32 && (allowed & 2 == 0 || allowed & 5 == 5)
-            && consent & 1 == 0 && consent < 32
+            && consent & 0x61 == 0 && consent < 256
             && [write, exec, reg, patch].iter().all(|&action| action < 3);
         match Policy::parse(&wire) {
             Ok(policy) => {
