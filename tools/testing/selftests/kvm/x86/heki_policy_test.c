@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What the VMM decides: its policy, its answers to requests, the denials that it
- * hears of, and the pause of a VM.
+ * hears of, the next kernel of a guest, and the pause of a VM.
  */
 #include <linux/kvm_para.h>
 #include <pthread.h>
@@ -17,8 +17,9 @@
 #define COUNTER		2
 #define UNLISTED	3
 
+#define KEXEC		(1 << HEKI_OP_KEXEC)
 #define ALL_OPS		(1 << HEKI_OP_SEAL | 1 << HEKI_OP_PATCH | \
-			 1 << HEKI_OP_GRANT | 1 << HEKI_OP_RELEASE)
+			 1 << HEKI_OP_GRANT | 1 << HEKI_OP_RELEASE | KEXEC)
 
 static const struct heki_policy everything = {
 	.version = HEKI_ABI_VERSION,
@@ -784,6 +785,181 @@ HEKI_TEST(policy, a_class_that_does_not_exit_does_not)
 	heki_add_vcpu(h, 0, 0);
 	heki_seal_page(h, SEALED);
 	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+}
+
+/*
+ * The next kernel
+ */
+
+FIXTURE(kexec) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(kexec)
+{
+	struct heki_policy p = everything;
+
+	p.consent = KEXEC;
+	create_vm(&self->h, NR_VCPUS, &p);
+}
+
+FIXTURE_TEARDOWN(kexec)
+{
+	heki_vm_free(&self->h);
+}
+
+static const struct heki_kexec part = {
+	.version = HEKI_ABI_VERSION,
+	.flags = HEKI_KEXEC_LAST,
+	.gpa = HEKI_PAGE(OTHER),
+	.len = PAGE_SIZE + 1,
+	.offset = 3,
+};
+
+static const struct heki_kexec start = {
+	.version = HEKI_ABI_VERSION,
+	.flags = HEKI_KEXEC_START,
+};
+
+static s64 kexec(struct heki_vm *h, const struct heki_kexec *block, u64 len)
+{
+	*(struct heki_kexec *)h->request = *block;
+	return heki_hypercall(h->vcpu[0], HEKI_OP_KEXEC, HEKI_REQUEST_GPA, len, 0);
+}
+
+static struct heki_exit *kexec_to_exit(struct heki_vm *h, const struct heki_kexec *block)
+{
+	*(struct heki_kexec *)h->request = *block;
+	return call_to_exit(h->vcpu[0], guest_hypercall, HEKI_OP_KEXEC, HEKI_REQUEST_GPA,
+			    sizeof(*block));
+}
+
+HEKI_TEST(policy, without_consent_there_is_no_kexec)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_policy p = everything;
+
+	p.consent = ALL_OPS & ~(KEXEC | 1 << HEKI_OP_SEAL);
+	ASSERT_EQ(0, set_policy(h, &p));
+	heki_add_vcpu(h, 0, 0);
+	EXPECT_EQ(-KVM_EPERM, kexec(h, &part, sizeof(part)));
+	heki_seal_page(h, SEALED);
+	EXPECT_EQ(0, heki_query(h).patch & HEKI_SERVES_KEXEC);
+	EXPECT_EQ(-KVM_EOPNOTSUPP, kexec(h, &part, sizeof(part)));
+	EXPECT_EQ(-KVM_EOPNOTSUPP, kexec(h, &start, sizeof(start)));
+	EXPECT_EQ(3, vcpu_get_stat(h->vcpu[0], heki_refused));
+}
+
+/* A guest that is not sealed has a kexec of its own. */
+HEKI_TEST(kexec, an_open_vm_has_none)
+{
+	struct heki_vm *h = &self->h;
+
+	EXPECT_EQ(HEKI_SERVES_KEXEC, heki_query(h).patch & HEKI_SERVES_KEXEC);
+	EXPECT_EQ(-KVM_EPERM, kexec(h, &part, sizeof(part)));
+	EXPECT_EQ(-KVM_EPERM, kexec(h, &start, sizeof(start)));
+	EXPECT_EQ(2, vcpu_get_stat(h->vcpu[0], heki_refused));
+	heki_seal_page(h, SEALED);
+	EXPECT_EQ(HEKI_SERVES_KEXEC, heki_query(h).patch & HEKI_SERVES_KEXEC);
+}
+
+/* Nobody gets to see these. */
+HEKI_TEST(kexec, bad_blocks_are_refused)
+{
+	static const struct {
+		struct heki_kexec block;
+		s64 ret;
+	} cases[] = {
+#define CASE(ret, args...) { { HEKI_ABI_VERSION, args }, ret }
+		CASE(-KVM_EINVAL, HEKI_KEXEC_FIRST, 0, 1, 1),
+		CASE(-KVM_EINVAL, 0, 0, 1, 0),
+		CASE(-KVM_EINVAL, 1 << 3, 0, 1, 1),
+		CASE(-KVM_EINVAL, BIT(31), 0, 1, 1),
+		CASE(-KVM_EINVAL, HEKI_KEXEC_START | HEKI_KEXEC_LAST, 0, 0, 0),
+		CASE(-KVM_EINVAL, HEKI_KEXEC_START, PAGE_SIZE, 0, 0),
+		CASE(-KVM_EINVAL, HEKI_KEXEC_START, 0, 1, 0),
+		CASE(-KVM_EINVAL, HEKI_KEXEC_START, 0, 0, 1),
+		CASE(-KVM_EINVAL, 0, 1, 1, 1),
+		CASE(-KVM_EINVAL, 0, 0, 0, 1),
+		CASE(-KVM_EINVAL, 0, 1ull << 52, 1, 1),
+		CASE(-KVM_EINVAL, 0, -(u64)PAGE_SIZE, PAGE_SIZE, 1),
+		CASE(-KVM_E2BIG, 0, 0, HEKI_MAX_KEXEC_CHUNK + 1, 1),
+		CASE(-KVM_E2BIG, 0, 0, -1ull, 1),
+		CASE(-KVM_E2BIG, 0, 0, 1, HEKI_MAX_KEXEC_BYTES),
+		CASE(-KVM_E2BIG, 0, 0, 1, -1ull),
+#undef CASE
+		{ { HEKI_ABI_VERSION + 1, 0, 0, 1, 1 }, -KVM_EINVAL },
+		{ { 0, 0, 0, 1, 1 }, -KVM_EINVAL },
+	};
+	struct heki_vm *h = &self->h;
+	int i;
+
+	heki_seal_page(h, SEALED);
+	for (i = 0; i < ARRAY_SIZE(cases); i++)
+		EXPECT_EQ(cases[i].ret, kexec(h, &cases[i].block, sizeof(part)))
+			TH_LOG("case %d", i);
+	EXPECT_EQ(-KVM_EINVAL, kexec(h, &part, 0));
+	EXPECT_EQ(-KVM_EINVAL, kexec(h, &part, sizeof(part) - 1));
+	EXPECT_EQ(-KVM_EINVAL, kexec(h, &part, sizeof(part) + 1));
+	EXPECT_EQ(-KVM_E2BIG, kexec(h, &part, HEKI_MAX_REQUEST_BYTES + 1));
+	EXPECT_EQ(-KVM_EFAULT, heki_hypercall(h->vcpu[0], HEKI_OP_KEXEC, HEKI_HOLE_GPA,
+					      sizeof(part), 0));
+	EXPECT_EQ(-KVM_EINVAL, heki_hypercall(h->vcpu[0], HEKI_OP_KEXEC, HEKI_REQUEST_GPA,
+					      sizeof(part), 1));
+	EXPECT_EQ(i + 5, vcpu_get_stat(h->vcpu[0], heki_refused));
+}
+
+HEKI_TEST(kexec, the_vmm_sees_a_part_and_answers)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_kexec far = part;
+	struct heki_exit *exit;
+
+	heki_seal_page(h, SEALED);
+	exit = kexec_to_exit(h, &part);
+	/* It has a copy. */
+	memset(h->request, 0xff, sizeof(part));
+	EXPECT_EQ(HEKI_EXIT_REQUEST, exit->kind);
+	EXPECT_EQ(0, exit->flags);
+	EXPECT_EQ(HEKI_OP_KEXEC, exit->op);
+	EXPECT_EQ(KVM_EPERM, exit->answer);
+	EXPECT_EQ(sizeof(part), exit->len);
+	EXPECT_EQ(part.flags, exit->kexec_flags);
+	EXPECT_EQ(part.len, exit->kexec_len);
+	EXPECT_EQ(part.gpa, exit->gpa);
+	EXPECT_EQ(part.offset, exit->offset);
+	exit->answer = 0;
+	EXPECT_EQ(0, go_on(vcpu));
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_refused));
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_grant));
+
+	/* What is no memory is for the VMM to see. */
+	far.gpa = HEKI_HOLE_GPA;
+	exit = kexec_to_exit(h, &far);
+	EXPECT_EQ(HEKI_HOLE_GPA, exit->gpa);
+	exit->answer = KVM_EINVAL;
+	EXPECT_EQ(-KVM_EINVAL, go_on(vcpu));
+
+	exit = kexec_to_exit(h, &start);
+	EXPECT_EQ(HEKI_KEXEC_START, exit->kexec_flags);
+	EXPECT_EQ(0, exit->kexec_len);
+	EXPECT_EQ(-KVM_EPERM, go_on(vcpu));
+	EXPECT_EQ(2, vcpu_get_stat(vcpu, heki_refused));
+}
+
+/* The VMM starts the kernel: an Open VM, and nothing left of the request. */
+HEKI_TEST(kexec, a_start_ends_in_a_reset)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_seal_page(h, SEALED);
+	kexec_to_exit(h, &start)->answer = 0;
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESET));
+	EXPECT_EQ(-KVM_EPERM, go_on(h->vcpu[0]));
+	EXPECT_TRUE(is_open(h));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], SEALED));
+	EXPECT_EQ(-KVM_EPERM, kexec(h, &start, sizeof(start)));
 }
 
 /*
