@@ -3,11 +3,13 @@
 //! Loading of Linux by its 64-bit boot protocol: what goes where, checked before anything is
 //! written.
 //!
-//! [`Boot::open`] judges the files, [`Boot::load`] fills guest memory, once per boot. Talks to
-//! `files.rs`, `memory.rs` and `acpi.rs`; `vcpu.rs` sets the registers that go with it. Locks: none.
+//! [`Boot::open`] judges the files, [`Boot::load`] fills guest memory, once per boot, with their kernel
+//! or with one that `kexec.rs` kept. Talks to `files.rs`, `memory.rs` and `acpi.rs`; `vcpu.rs` sets the
+//! registers that go with it. Locks: none.
 
 use std::fs::File;
 use std::io::{
+    Cursor,
     Read,
     Seek, //
 };
@@ -67,6 +69,7 @@ const LOADER_UNDEFINED: u8 = 0xff;
 /// What is booted, open and found to fit.
 pub(crate) struct Boot {
     kernel: File,
+    needs: Needs,
     initrd: Option<Initrd>,
     cmdline: String,
     memory_size: u64,
@@ -77,7 +80,6 @@ struct Initrd {
     file: File,
     path: PathBuf,
     len: u64,
-    addr: u64,
 }
 
 /// What the kernel's setup header says, as far as placement needs it.
@@ -96,30 +98,49 @@ impl Boot {
     pub(crate) fn open(args: &Args) -> Result<Self, Error> {
         let (kernel, header, len) = open_kernel(&args.kernel)?;
         let needs = Needs::new(&header, len);
-        let cmdline = args.full_cmdline();
-        needs.check_cmdline(cmdline.len())?;
-        let low_end = memory::low_end(args.memory);
-        needs.check_memory(low_end, args.memory)?;
         let initrd = match &args.initrd {
-            Some(path) => Some(Initrd::open(path, &needs, low_end)?),
+            Some(path) => Some(Initrd::open(path)?),
             None => None,
         };
-        Ok(Boot {
+        let boot = Boot {
             kernel,
+            needs,
             initrd,
-            cmdline,
+            cmdline: args.full_cmdline(),
             memory_size: args.memory,
             nr_cpus: args.cpus,
-        })
+        };
+        boot.place(&needs)?;
+        Ok(boot)
+    }
+
+    /// Finds a place for the initrd beside a kernel with such `needs`; zero without an initrd.
+    fn place(&self, needs: &Needs) -> Result<u64, Error> {
+        needs.check_cmdline(self.cmdline.len())?;
+        let low_end = memory::low_end(self.memory_size);
+        needs.check_memory(low_end, self.memory_size)?;
+        match &self.initrd {
+            Some(initrd) => needs.place_initrd(initrd.len, low_end),
+            None => Ok(0),
+        }
     }
 
     /// Writes kernel, initrd and all that the boot protocol asks for into zeroed memory. Returns
-    /// the entry point.
-    pub(crate) fn load(&mut self, memory: &Memory) -> Result<u64, Error> {
-        let loaded = BzImage::load(memory, Some(GuestAddress(KERNEL)), &mut self.kernel, None)
-            .map_err(Error::LoadKernel)?;
+    /// the entry point. The kernel is `other`, if there is one.
+    pub(crate) fn load(&mut self, memory: &Memory, other: Option<Vec<u8>>) -> Result<u64, Error> {
+        let needs = match &other {
+            Some(image) => Needs::of(image).map_err(Error::NotBootable)?,
+            None => self.needs,
+        };
+        let initrd_addr = self.place(&needs)?;
+        let at = Some(GuestAddress(KERNEL));
+        let loaded = match other {
+            Some(image) => BzImage::load(memory, at, &mut Cursor::new(image), None),
+            None => BzImage::load(memory, at, &mut self.kernel, None),
+        };
+        let loaded = loaded.map_err(Error::LoadKernel)?;
         if let Some(initrd) = &mut self.initrd {
-            initrd.load(memory)?;
+            initrd.load(memory, initrd_addr)?;
         }
         // The memory was zeroed: the terminating NUL is there.
         memory.write_slice(self.cmdline.as_bytes(), GuestAddress(CMDLINE))?;
@@ -129,12 +150,12 @@ impl Boot {
         for (addr, value) in (GDT..).step_by(8).zip(GDT_ENTRIES).chain(page_tables()) {
             memory.write_obj(value, GuestAddress(addr))?;
         }
-        let params = self.params(loaded.setup_header.unwrap_or_default());
+        let params = self.params(loaded.setup_header.unwrap_or_default(), initrd_addr);
         memory.write_obj(params, GuestAddress(ZERO_PAGE))?;
         Ok(KERNEL + ENTRY_64BIT)
     }
 
-    fn params(&self, header: setup_header) -> boot_params {
+    fn params(&self, header: setup_header, initrd_addr: u64) -> boot_params {
         let mut params = boot_params {
             hdr: header,
             acpi_rsdp_addr: acpi::RSDP,
@@ -144,7 +165,7 @@ impl Boot {
         params.hdr.cmd_line_ptr = CMDLINE as u32;
         if let Some(initrd) = &self.initrd {
             // Placement keeps both below 4 GiB.
-            params.hdr.ramdisk_image = initrd.addr as u32;
+            params.hdr.ramdisk_image = initrd_addr as u32;
             params.hdr.ramdisk_size = initrd.len as u32;
         }
         let map = memory::e820(self.memory_size);
@@ -157,6 +178,11 @@ impl Boot {
 }
 
 impl Needs {
+    /// Those of a whole kernel in memory.
+    fn of(image: &[u8]) -> Result<Self, &'static str> {
+        Ok(Needs::new(&parse_header(image)?, image.len() as u64))
+    }
+
     fn new(header: &setup_header, file_len: u64) -> Self {
         // A relocatable kernel loaded below its preferred address moves itself there.
         let runs_at = header.pref_address.max(KERNEL);
@@ -209,23 +235,22 @@ impl Needs {
 }
 
 impl Initrd {
-    fn open(path: &Path, needs: &Needs, low_end: u64) -> Result<Self, Error> {
+    fn open(path: &Path) -> Result<Self, Error> {
         let (file, len) = files::open("initrd", path)?;
         Ok(Initrd {
             file,
             path: path.to_path_buf(),
             len,
-            addr: needs.place_initrd(len, low_end)?,
         })
     }
 
-    fn load(&mut self, memory: &Memory) -> Result<(), Error> {
+    fn load(&mut self, memory: &Memory, addr: u64) -> Result<(), Error> {
         self.file
             .rewind()
             .map_err(files::read_error("initrd", &self.path))?;
         // Checked against low memory when it was placed, so that it fits an address space.
         let len = self.len as usize;
-        Ok(memory.read_exact_volatile_from(GuestAddress(self.addr), &mut self.file, len)?)
+        Ok(memory.read_exact_volatile_from(GuestAddress(addr), &mut self.file, len)?)
     }
 }
 

@@ -19,6 +19,8 @@ use crate::profile::Flaw;
 pub(crate) enum End {
     /// The guest asked for a reset, or forced one.
     Reset(ResetCause),
+    /// The guest starts the kernel that it loaded.
+    Kexec,
     /// The guest powered itself off.
     PowerOff,
     /// Somebody asked this process to end.
@@ -47,7 +49,7 @@ impl End {
     /// The exit status for this end.
     pub(crate) fn exit_code(self) -> ExitCode {
         match self {
-            End::Reset(_) | End::PowerOff => ExitCode::SUCCESS,
+            End::Reset(_) | End::Kexec | End::PowerOff => ExitCode::SUCCESS,
             End::Signal(signal) => {
                 u8::try_from(128 + signal as i32).map_or(ExitCode::FAILURE, ExitCode::from)
             }
@@ -59,6 +61,7 @@ impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             End::Reset(cause) => cause.fmt(f),
+            End::Kexec => f.write_str("guest starts the kernel that it loaded"),
             End::PowerOff => f.write_str("guest powered off"),
             End::Signal(signal) => write!(f, "ended by {signal}"),
         }
@@ -105,6 +108,9 @@ pub(crate) enum Error {
 
     #[error("{} is not a 64-bit bzImage: {reason}", path.display())]
     NotBzImage { path: PathBuf, reason: &'static str },
+
+    #[error("the kernel that the guest starts is not a 64-bit bzImage: {0}")]
+    NotBootable(&'static str),
 
     #[error("cannot load the kernel: {0}")]
     LoadKernel(#[source] linux_loader::loader::Error),

@@ -18,6 +18,7 @@ mod disk;
 mod exit;
 mod files;
 mod heki;
+mod kexec;
 mod memory;
 mod mmio;
 mod monitor;
@@ -78,6 +79,10 @@ fn run(args: &Args) -> Result<End, Error> {
             End::Reset(cause) if args.reboot_allowed(nr_reboots) => {
                 nr_reboots += 1;
                 console::note(&terminal, &format!("{cause}, reboot {nr_reboots}"));
+                vm.reset()?;
+            }
+            End::Kexec => {
+                console::note(&terminal, &end.to_string());
                 vm.reset()?;
             }
             _ => return Ok(end),

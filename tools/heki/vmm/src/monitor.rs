@@ -3,8 +3,9 @@
 //! What the host tells of a guest with a policy: requests are answered, denials are told on, each
 //! as one line of JSON.
 //!
-//! `vcpu.rs` brings the exits, `policy.rs` has the rules. All of an event is numbers and our own
-//! words, nothing is the guest's text. Locks: that of the events, for one line at a time.
+//! `vcpu.rs` brings the exits, `policy.rs` has the rules, `kexec.rs` keeps the next kernel. All of an
+//! event is numbers and our own words, nothing is the guest's text. Locks: that of the events, for
+//! one line at a time; that of the keeper, for one request. Never both.
 
 #![deny(unsafe_code)]
 
@@ -33,15 +34,22 @@ use heki_abi::{
     HEKI_EXIT_PAUSED,
     HEKI_EXIT_REQUEST,
     HEKI_OP_GRANT,
+    HEKI_OP_KEXEC,
     HEKI_OP_PATCH,
     HEKI_OP_RELEASE,
     HEKI_OP_SEAL,
     HEKI_SEAL_EXEC,
+    KVM_EOPNOTSUPP,
     KVM_EPERM, //
 };
 use serde::Serialize;
 
 use crate::exit::Error;
+use crate::kexec::{
+    Keeper,
+    Outcome, //
+};
+use crate::memory::Memory;
 use crate::policy::{
     Consent,
     Policy, //
@@ -73,6 +81,8 @@ pub(crate) enum Next {
     Wait,
     /// It ends the run.
     Stop,
+    /// It ends the run, and the kernel that was loaded is booted.
+    Start,
 }
 
 /// Decides by a policy, and tells what happens.
@@ -80,6 +90,7 @@ pub(crate) enum Next {
 pub(crate) struct Monitor {
     policy: Policy,
     events: Option<Mutex<File>>,
+    keeper: Option<Mutex<Keeper>>,
 }
 
 /// An event, one line of JSON. Addresses and bits are text, for a JSON number is exact to 53 bits
@@ -100,6 +111,15 @@ enum Event {
         pins: Option<u32>,
         #[serde(skip_serializing_if = "Option::is_none")]
         sites: Option<u32>,
+        allowed: bool,
+    },
+    Kexec {
+        vcpu: u32,
+        rip: String,
+        step: &'static str,
+        bytes: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        sha256: Option<String>,
         allowed: bool,
     },
     Denial {
@@ -138,7 +158,12 @@ impl Monitor {
                 .map_err(Error::os("open the file for events"))
         };
         let events = events.map(open).transpose()?;
-        Ok(Monitor { policy, events })
+        let keeper = policy.kexec().cloned().map(Keeper::new).map(Mutex::new);
+        Ok(Monitor {
+            policy,
+            events,
+            keeper,
+        })
     }
 
     /// Has requests that change rights come here, for the sake of device models.
@@ -151,16 +176,61 @@ impl Monitor {
         &self.policy
     }
 
+    /// Whether the guest may load and start a kernel.
+    pub(crate) fn keeps_kernels(&self) -> bool {
+        self.keeper.is_some()
+    }
+
+    /// The kernel to boot, if the guest has just started one. Any other is forgotten.
+    pub(crate) fn take_started(&self) -> Option<Vec<u8>> {
+        let keeper = self.keeper.as_ref()?;
+        let mut keeper = keeper.lock().unwrap_or_else(PoisonError::into_inner);
+        keeper.take_started()
+    }
+
     /// Tells of an exit, and decides how to go on. What cannot be told does not go unnoticed.
-    pub(crate) fn serve(&self, exit: &Exit) -> Result<Next, Error> {
+    /// `memory` is the guest's.
+    pub(crate) fn serve(&self, exit: &Exit, memory: &Memory) -> Result<Next, Error> {
+        if exit.kind == HEKI_EXIT_REQUEST && exit.op == HEKI_OP_KEXEC {
+            return self.keep(exit, memory);
+        }
         let next = decide(&self.policy, exit);
         // Of what is only followed nobody wants to hear.
         let told = exit.kind != HEKI_EXIT_REQUEST || self.policy.consent(exit.op) != Consent::Allow;
-        if let (true, Some(events), Some(event)) = (told, &self.events, event(exit, next)) {
-            let mut file = events.lock().unwrap_or_else(PoisonError::into_inner);
-            write(&mut *file, &event).map_err(Error::os("write an event"))?;
+        if let (true, Some(event)) = (told, event(exit, next)) {
+            self.tell(&event)?;
         }
         Ok(next)
+    }
+
+    /// Takes a part of the next kernel, or starts it.
+    fn keep(&self, exit: &Exit, memory: &Memory) -> Result<Next, Error> {
+        let Some(keeper) = &self.keeper else {
+            return Ok(Next::Answer(KVM_EOPNOTSUPP as u32));
+        };
+        let outcome = keeper
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .serve(exit, memory);
+        if outcome.is_event() {
+            self.tell(&kexec(exit, &outcome))?;
+        }
+        Ok(match outcome {
+            Outcome {
+                start: true,
+                answer: 0,
+                ..
+            } => Next::Start,
+            Outcome { answer, .. } => Next::Answer(answer),
+        })
+    }
+
+    fn tell(&self, event: &Event) -> Result<(), Error> {
+        let Some(events) = &self.events else {
+            return Ok(());
+        };
+        let mut file = events.lock().unwrap_or_else(PoisonError::into_inner);
+        write(&mut *file, event).map_err(Error::os("write an event"))
     }
 }
 
@@ -210,6 +280,17 @@ fn request(exit: &Exit, allowed: bool) -> Event {
         pins: is_seal.then_some(exit.nr_pins),
         sites: is_patch.then_some(exit.nr_sites),
         allowed,
+    }
+}
+
+fn kexec(exit: &Exit, outcome: &Outcome) -> Event {
+    Event::Kexec {
+        vcpu: exit.vcpu,
+        rip: hex(exit.rip),
+        step: if outcome.start { "start" } else { "load" },
+        bytes: outcome.bytes,
+        sha256: outcome.sum.map(|sum| sum.to_string()),
+        allowed: outcome.answer == 0,
     }
 }
 
@@ -308,6 +389,54 @@ mod tests {
         let next = decide(&Policy::default(), &unknown);
         assert_eq!(next, Next::Answer(KVM_EPERM as u32));
         assert!(line(&unknown, next).contains("\"allowed\":false"));
+    }
+
+    #[test]
+    fn a_kernel_is_told() {
+        let exit = Exit {
+            kind: HEKI_EXIT_REQUEST,
+            op: HEKI_OP_KEXEC,
+            rip: 16,
+            ..Exit::default()
+        };
+        let line = |outcome| {
+            let mut out = Vec::new();
+            write(&mut out, &kexec(&exit, &outcome)).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let sum = "0123456789abcdef".repeat(4);
+        let load = Outcome {
+            answer: KVM_EPERM as u32,
+            start: false,
+            bytes: 7,
+            sum: sum.clone().try_into().ok(),
+        };
+        let expected = format!(
+            "{{\"event\":\"kexec\",\"vcpu\":0,\"rip\":\"0x10\",\"step\":\"load\",\"bytes\":7,\
+             \"sha256\":\"{sum}\",\"allowed\":false}}\n"
+        );
+        assert_eq!(line(load), expected);
+        let start = Outcome {
+            answer: 0,
+            start: true,
+            bytes: 7,
+            sum: None,
+        };
+        assert!(line(start).ends_with("\"step\":\"start\",\"bytes\":7,\"allowed\":true}\n"));
+    }
+
+    #[test]
+    fn without_a_list_nothing_is_kept() {
+        let memory = crate::memory::allocate(crate::memory::MIB, false).unwrap();
+        let exit = Exit {
+            kind: HEKI_EXIT_REQUEST,
+            op: HEKI_OP_KEXEC,
+            ..Exit::default()
+        };
+        let monitor = Monitor::default();
+        let next = monitor.serve(&exit, &memory).unwrap();
+        assert_eq!(next, Next::Answer(KVM_EOPNOTSUPP as u32));
+        assert_eq!(monitor.take_started(), None);
     }
 
     #[test]

@@ -17,7 +17,9 @@ use heki_abi::{
     HEKI_ACTION_EXIT,
     HEKI_ACTION_GP,
     HEKI_ACTION_PAUSE,
+    HEKI_MAX_KEXEC_BYTES,
     HEKI_OP_GRANT,
+    HEKI_OP_KEXEC,
     HEKI_OP_PATCH,
     HEKI_OP_RELEASE,
     HEKI_OP_SEAL,
@@ -32,6 +34,8 @@ use serde::Deserialize;
 
 use crate::exit::Error;
 use crate::files;
+use crate::kexec::Sum;
+use crate::memory::MIB;
 
 /// Any policy is shorter.
 const MAX_BYTES: u64 = 1 << 16;
@@ -115,6 +119,49 @@ struct Denials {
     patch: Action,
 }
 
+/// The table `[kexec]`: kernels that a sealed guest may start.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Kexec {
+    sha256: Vec<Sum>,
+    #[serde(default = "Kexec::default_max")]
+    max_mib: u64,
+}
+
+impl Kexec {
+    /// Any kernel is smaller.
+    const fn default_max() -> u64 {
+        64
+    }
+
+    /// The kernels with these sums, up to so many MiB each.
+    #[cfg(test)]
+    pub(crate) fn new(sha256: Vec<Sum>, max_mib: u64) -> Self {
+        Kexec { sha256, max_mib }
+    }
+
+    /// Whether a kernel with this sum may be started.
+    pub(crate) fn has(&self, sum: &Sum) -> bool {
+        self.sha256.contains(sum)
+    }
+
+    /// How large a kernel may be.
+    pub(crate) fn max_mib(&self) -> u64 {
+        self.max_mib
+    }
+
+    fn check(&self) -> Result<(), Flaw> {
+        let most = u64::from(HEKI_MAX_KEXEC_BYTES) / MIB;
+        if self.sha256.is_empty() {
+            return Err(Flaw("kexec: sha256 lists no kernel".into()));
+        }
+        if !(1..=most).contains(&self.max_mib) {
+            return Err(Flaw(format!("kexec: max_mib is from 1 to {most}")));
+        }
+        Ok(())
+    }
+}
+
 /// A policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -123,6 +170,7 @@ pub(crate) struct Policy {
     require: Vec<Protection>,
     requests: Requests,
     denials: Denials,
+    kexec: Option<Kexec>,
     /// This process hears of each change of rights, whatever the file says.
     #[serde(skip)]
     rights_followed: bool,
@@ -156,6 +204,7 @@ impl Policy {
         if policy.required() & !allowed != 0 {
             return Err(Flaw("require: lists what allow does not".into()));
         }
+        policy.kexec.as_ref().map_or(Ok(()), Kexec::check)?;
         Ok(policy)
     }
 
@@ -181,6 +230,11 @@ impl Policy {
             HEKI_OP_RELEASE => self.requests.release,
             _ => Consent::Deny,
         }
+    }
+
+    /// The kernels that a sealed guest may start, if it may start any.
+    pub(crate) fn kexec(&self) -> Option<&Kexec> {
+        self.kexec.as_ref()
     }
 
     /// Has the host ask before each change of rights, even where the answer is yes.
@@ -210,10 +264,11 @@ impl Policy {
     /// The host's part.
     pub(crate) fn abi(&self) -> heki_abi::Policy {
         let asked = OPERATIONS.iter().filter(|&&op| self.is_asked(op));
+        let kexec = self.kexec.as_ref().map(|_| &HEKI_OP_KEXEC);
         heki_abi::Policy {
             version: HEKI_ABI_VERSION,
             allowed: self.allowed(),
-            consent: asked.fold(0, |bits, op| bits | 1 << op),
+            consent: asked.chain(kexec).fold(0, |bits, op| bits | 1 << op),
             write: self.denials.write.abi(),
             exec: self.denials.exec.abi(),
             reg: self.denials.registers.abi(),
@@ -223,7 +278,7 @@ impl Policy {
     }
 }
 
-/// The operations that a policy can name.
+/// The operations that the table `[requests]` can name.
 const OPERATIONS: [u32; 4] = [HEKI_OP_SEAL, HEKI_OP_PATCH, HEKI_OP_GRANT, HEKI_OP_RELEASE];
 
 fn union(list: &[Protection]) -> u32 {
@@ -363,6 +418,31 @@ mod tests {
         assert_eq!(policy.abi().consent, patch | others);
         assert_eq!(policy.consent(HEKI_OP_SEAL), Consent::Allow);
         assert!(!policy.reports());
+    }
+
+    #[test]
+    fn kernels_are_listed() {
+        let sum = "0123456789abcdef".repeat(4);
+        let policy = |more: &str| format!("[kexec]\nsha256 = [\"{sum}\"]\n{more}");
+        let good = Policy::parse(&policy("")).unwrap();
+        assert_eq!(good.abi().consent, 1 << HEKI_OP_KEXEC);
+        assert!(!good.reports());
+        let kexec = good.kexec().unwrap();
+        assert_eq!(kexec.max_mib(), 64);
+        assert!(kexec.has(&Sum::try_from(sum.clone()).unwrap()));
+        assert!(!kexec.has(&Sum::try_from("0".repeat(64)).unwrap()));
+        assert!(Policy::parse(&policy("max_mib = 256")).is_ok());
+        assert_eq!(Policy::default().kexec(), None);
+
+        for more in ["max_mib = 0", "max_mib = 257"] {
+            assert!(refusal(&policy(more)).contains("from 1 to 256"));
+        }
+        assert!(refusal(&policy("max_mib = -1")).starts_with("line 3: "));
+        assert!(refusal(&policy("sha1 = []")).starts_with("line 3: "));
+        assert!(refusal("[kexec]").contains("sha256"));
+        assert!(refusal("[kexec]\nsha256 = []").contains("no kernel"));
+        let text = refusal("[kexec]\nsha256 = [\n\"12\"]");
+        assert!(text.starts_with("line 2: \"12\": "), "{text}");
     }
 
     #[test]

@@ -266,11 +266,16 @@ impl Vcpu {
         // SAFETY: KVM said by the exit reason that it filled an `Exit` in, for which the union has
         // room and alignment; any bits are a valid one.
         let known = unsafe { exit.read() };
-        match monitor.serve(&known) {
+        match monitor.serve(&known, shared.memory()) {
             Ok(Next::Answer(answer)) => {
                 // SAFETY: as above; the page is ours to write until KVM runs this vCPU again.
                 unsafe { (*exit).answer = answer };
                 self.complete_request(shared)
+            }
+            Ok(Next::Start) => {
+                // SAFETY: as above.
+                unsafe { (*exit).answer = 0 };
+                Seen::Report(Ok(End::Kexec))
             }
             Ok(Next::Run) => Seen::Done,
             Ok(Next::Wait) => {

@@ -177,8 +177,9 @@ impl Vm {
             false => None,
         };
         memory::register(&fd, &memory)?;
-        let vcpus = create_vcpus(&kvm, &fd, args)?;
-        let chips = match args.may_reboot() {
+        let restorable = args.may_reboot() || monitor.as_ref().is_some_and(Monitor::keeps_kernels);
+        let vcpus = create_vcpus(&kvm, &fd, args.cpus, restorable)?;
+        let chips = match restorable {
             true => Some(Box::new(Chips::save(&fd)?)),
             false => None,
         };
@@ -204,7 +205,7 @@ impl Vm {
         };
         match &args.restore {
             Some(directory) => vm.restore(directory)?,
-            None => vm.load()?,
+            None => vm.load(None)?,
         }
         if let Some(path) = &args.control {
             vm.control = Some(Control::open(path)?);
@@ -212,8 +213,9 @@ impl Vm {
         Ok(vm)
     }
 
-    fn load(&mut self) -> Result<(), Error> {
-        let entry = self.boot.load(&self.shared.memory)?;
+    /// Loads our own kernel, or another one.
+    fn load(&mut self, kernel: Option<Vec<u8>>) -> Result<(), Error> {
+        let entry = self.boot.load(&self.shared.memory, kernel)?;
         self.vcpus.iter().try_for_each(|vcpu| vcpu.prepare(entry))
     }
 
@@ -353,9 +355,10 @@ impl Vm {
         }
     }
 
-    /// Back to the state after power-on, with the kernel loaded anew. Only when the guest is not
-    /// running.
+    /// Back to the state after power-on, with the kernel loaded anew: ours, unless the guest has
+    /// just started another one. Only when the guest is not running.
     pub(crate) fn reset(&mut self) -> Result<(), Error> {
+        let kernel = self.shared.monitor().and_then(Monitor::take_started);
         // First, for what was sealed may be neither cleared nor loaded over.
         if let Some(heki) = &self.heki {
             heki.reset()?;
@@ -376,7 +379,7 @@ impl Vm {
         self.fd
             .set_clock(&clock)
             .map_err(Error::kvm("reset the clock"))?;
-        self.load()
+        self.load(kernel)
     }
 
     /// Gives each vCPU a thread.
@@ -581,6 +584,11 @@ impl Shared {
         Some(disk.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// The guest's memory, as KVM has it.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
     /// Who serves the exits of a guest with a policy.
     pub(crate) fn monitor(&self) -> Option<&Monitor> {
         self.monitor.as_ref()
@@ -722,18 +730,15 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, Error> {
     Ok(vm)
 }
 
-fn create_vcpus(kvm: &Kvm, vm: &VmFd, args: &Args) -> Result<Vec<Vcpu>, Error> {
+fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u32, restorable: bool) -> Result<Vec<Vcpu>, Error> {
     let supported = kvm
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .map_err(Error::kvm("list CPUID"))?;
     let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
     let create = |id| {
-        let topology = Topology {
-            id,
-            count: args.cpus,
-        };
+        let topology = Topology { id, count };
         let cpuid = cpuid::for_vcpu(supported.as_slice(), topology, tsc_deadline);
-        Vcpu::new(kvm, vm, id, &cpuid, args.may_reboot())
+        Vcpu::new(kvm, vm, id, &cpuid, restorable)
     };
-    (0..args.cpus).map(create).collect()
+    (0..count).map(create).collect()
 }
