@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * Text that a hypervisor holds: the few places where a kernel changes its text,
- * or turns pages of text writable and back, ask here first.
+ * turns pages of text writable and back, or goes over to another kernel, ask here
+ * first.
  *
  * Each hook is a static call that returns 0 until a module installs its own.
  * Without CONFIG_GUEST_TEXT all of them are constants.
@@ -17,6 +18,14 @@
 
 struct smp_text_poke_loc;
 
+/* Steps of kexec. */
+enum guest_kexec {
+	GUEST_KEXEC_LOAD,	/* kexec_load() */
+	GUEST_KEXEC_FILE,	/* kexec_file_load() */
+	GUEST_KEXEC_LOADED,	/* is a kernel loaded? */
+	GUEST_KEXEC_START,
+};
+
 #ifdef CONFIG_GUEST_TEXT
 
 /**
@@ -31,6 +40,8 @@ struct smp_text_poke_loc;
  * @may_load:	-errno if no module may come or go
  * @make_rw:	before pages of text become writable; on -errno they stay text
  * @make_rox:	after pages became read-only; on -errno they do not run
+ * @kexec:	a step of kexec, with the kernel's file and the flags of FILE; 1 if it
+ *		is done or so, -errno if it is refused, 0 to leave it to the kernel
  */
 struct guest_text_ops {
 	bool (*poke_batch)(const struct smp_text_poke_loc *vec, unsigned int nr);
@@ -39,6 +50,7 @@ struct guest_text_ops {
 	int (*may_load)(void);
 	int (*make_rw)(void *ptr, size_t size);
 	int (*make_rox)(void *ptr, size_t size);
+	int (*kexec)(enum guest_kexec step, int fd, unsigned long flags);
 };
 
 #define GUEST_TEXT_CALL(name)	(*((struct guest_text_ops *)NULL)->name)
@@ -49,6 +61,7 @@ DECLARE_STATIC_CALL(guest_text_may_probe, GUEST_TEXT_CALL(may_probe));
 DECLARE_STATIC_CALL(guest_text_may_load, GUEST_TEXT_CALL(may_load));
 DECLARE_STATIC_CALL(guest_text_make_rw, GUEST_TEXT_CALL(make_rw));
 DECLARE_STATIC_CALL(guest_text_make_rox, GUEST_TEXT_CALL(make_rox));
+DECLARE_STATIC_CALL(guest_text_kexec, GUEST_TEXT_CALL(kexec));
 
 static inline bool guest_text_poke_batch(const struct smp_text_poke_loc *vec,
 					 unsigned int nr)
@@ -81,6 +94,11 @@ static inline int guest_text_make_rox(void *ptr, size_t size)
 	return static_call(guest_text_make_rox)(ptr, size);
 }
 
+static inline int guest_text_kexec(enum guest_kexec step, int fd, unsigned long flags)
+{
+	return static_call(guest_text_kexec)(step, fd, flags);
+}
+
 #else
 
 static inline bool guest_text_poke_batch(const struct smp_text_poke_loc *vec,
@@ -110,6 +128,11 @@ static inline int guest_text_make_rw(void *ptr, size_t size)
 }
 
 static inline int guest_text_make_rox(void *ptr, size_t size)
+{
+	return 0;
+}
+
+static inline int guest_text_kexec(enum guest_kexec step, int fd, unsigned long flags)
 {
 	return 0;
 }

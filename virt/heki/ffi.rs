@@ -22,6 +22,7 @@ use kernel::{
         c_int,
         c_long,
         c_uint,
+        c_ulong,
         c_void, //
     },
     prelude::*,
@@ -35,6 +36,7 @@ use zerocopy::{
 
 use crate::{
     abi,
+    kexec,
     lifecycle,
     patch,
     pool,
@@ -159,6 +161,9 @@ extern "C" {
     fn heki_shim_frozen(addr: u64);
     fn heki_shim_refused_use(what: *const c_char, why: *const c_char);
     fn heki_shim_show() -> c_int;
+    fn heki_shim_read_kernel(fd: c_int, image: *mut *mut c_void, max: usize) -> isize;
+    fn heki_shim_free_kernel(image: *mut c_void);
+    fn heki_shim_start_kernel() -> c_int;
     fn heki_text_lock();
     fn heki_text_unlock();
     fn heki_text_traced() -> bool;
@@ -277,6 +282,18 @@ pub(crate) extern "C" fn heki_guest_make_rw(ptr: *mut c_void, size: usize) -> c_
 #[no_mangle]
 pub(crate) extern "C" fn heki_guest_make_rox(ptr: *mut c_void, size: usize) -> c_int {
     from_result(|| pool::grant(ptr as u64, size as u64).map(|()| 0))
+}
+
+/// A step of kexec. Returns 1 if it is done or so, 0 to leave it to the kernel, or a negative errno. May sleep.
+#[no_mangle]
+pub(crate) extern "C" fn heki_guest_kexec(step: c_int, fd: c_int, flags: c_ulong) -> c_int {
+    from_result(|| kexec::step(step, fd, flags as u64).map(c_int::from))
+}
+
+/// Has the host start the kernel that was loaded. Returns if it does not.
+#[no_mangle]
+pub(crate) extern "C" fn heki_guest_start_kernel() {
+    kexec::go();
 }
 
 /// Whether the host says that this kernel is sealed. May sleep.
@@ -635,6 +652,59 @@ pub(crate) fn frozen(addr: u64) {
 pub(crate) fn refused_use(what: &CStr, why: &CStr) {
     // SAFETY: Both end with NUL and outlive the call.
     unsafe { heki_shim_refused_use(what.as_ptr().cast(), why.as_ptr().cast()) }
+}
+
+/// The file of a kernel, in memory.
+///
+/// # Invariants
+///
+/// `image` is what `heki_shim_read_kernel()` read, and holds `len` bytes.
+pub(crate) struct KernelFile {
+    image: *mut c_void,
+    len: usize,
+}
+
+impl KernelFile {
+    /// Reads a file of `max` bytes at most. May sleep.
+    pub(crate) fn read(fd: c_int, max: usize) -> Result<Self> {
+        let mut image = core::ptr::null_mut();
+        // SAFETY: The pointer is valid for a write.
+        let len = unsafe { heki_shim_read_kernel(fd, &mut image, max) };
+        if len < 0 {
+            return Err(Error::from_errno(len.try_into()?));
+        }
+        // INVARIANT: By the return value.
+        Ok(Self {
+            image,
+            len: len as usize,
+        })
+    }
+
+    /// Its bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: By the type invariants; nobody else has the memory.
+        unsafe { core::slice::from_raw_parts(self.image.cast(), self.len) }
+    }
+}
+
+impl Drop for KernelFile {
+    fn drop(&mut self) {
+        // SAFETY: By the type invariants; it is not used again.
+        unsafe { heki_shim_free_kernel(self.image) }
+    }
+}
+
+/// Shuts this kernel down and has the host start the one that was loaded, by [`heki_guest_start_kernel`]. Returns
+/// an error if it cannot begin.
+pub(crate) fn start_kernel() -> Result {
+    // SAFETY: Called from the context of a system call, which holds the lock of kexec alone.
+    to_result(unsafe { heki_shim_start_kernel() })
+}
+
+/// The address that the host reads a block at. It is memory of `kmalloc()`.
+pub(crate) fn gpa(block: &KVec<u8>) -> u64 {
+    // SAFETY: No requirements: the address is only looked up.
+    unsafe { heki_shim_gpa(block.as_ptr().cast()) }
 }
 
 /// Makes `/sys/kernel/heki/`, and has oopses looked at before they are printed. May sleep.

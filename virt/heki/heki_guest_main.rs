@@ -10,7 +10,8 @@
 //! - [`tables`]: what the host must know to judge changes of text.
 //! - [`pins`]: which control-register bits.
 //! - [`lifecycle`]: what must rest before and is refused afterwards.
-//! - [`hooks`]: what goes on after the seal: [`patch`] changes text, [`pool`] turns pages to text and back.
+//! - [`hooks`]: what goes on after the seal: [`patch`] changes text, [`pool`] turns pages to text and back, [`kexec`]
+//!   goes over to another kernel.
 //! - [`hypercall`], `abi`: the words with the host.
 //! - [`report`]: the log. [`show`]: `/sys/kernel/heki/`, and a word before an oops.
 //! - [`ffi`]: the only room with `unsafe`; `shim.c` below it is what only C can be, and owns the module's init.
@@ -26,6 +27,7 @@ mod abi;
 mod ffi;
 mod hooks;
 mod hypercall;
+mod kexec;
 mod lifecycle;
 mod patch;
 mod pins;

@@ -96,6 +96,14 @@ pub(crate) fn release(request: &mut KVec<u8>, bytes: usize) -> Result {
     to_result(ffi::hypercall(abi::HEKI_OP_RELEASE, request, bytes))
 }
 
+/// Has the VMM keep a part of a kernel, or start it.
+pub(crate) fn kexec(request: abi::Kexec) -> Result {
+    to_result(ffi::hypercall_small(
+        abi::HEKI_OP_KEXEC,
+        &mut Small(request),
+    ))
+}
+
 fn to_result(ret: c_long) -> Result {
     // What KVM returns is negated.
     match -(ret as i64) {

@@ -2,8 +2,8 @@
 
 //! What must have come to rest before the seal, and what is refused from then on because it would break the kernel.
 //!
-//! Neighbours: [`ffi`](crate::ffi), [`sections`](crate::sections), [`hooks`](crate::hooks); called by
-//! [`seal`](crate::seal). Locks: [`Still`]'s; everything here may sleep.
+//! Neighbours: [`ffi`](crate::ffi), [`sections`](crate::sections), [`hooks`](crate::hooks),
+//! [`kexec`](crate::kexec); called by [`seal`](crate::seal). Locks: [`Still`]'s; everything here may sleep.
 
 #![deny(unsafe_code)]
 
@@ -17,11 +17,13 @@ use kernel::{
 };
 
 use crate::{
+    abi,
     ffi,
     hooks::{
         self,
         Still, //
     },
+    kexec,
     sections::{
         self,
         Sections, //
@@ -35,11 +37,11 @@ const CLOCK_STEPS: u32 = 10;
 /// Looks after which waiting ends.
 const MAX_STEPS: u32 = 1500;
 
-/// The switches of the kernel that only go one way: path, name, and whether there may be none.
-const SWITCHES: [(&CStr, &str, bool); 2] = [
-    (c"sys/kernel/kexec_load_disabled", "kexec", true),
-    (c"sys/kernel/modules_disabled", "loading of modules", false),
-];
+/// A switch of the kernel that only goes one way: path, name, and whether there may be none.
+type Switch = (&'static CStr, &'static str, bool);
+
+const KEXEC: Switch = (c"sys/kernel/kexec_load_disabled", "kexec", true);
+const MODULES: Switch = (c"sys/kernel/modules_disabled", "loading of modules", false);
 
 /// Waits until the clocksource has been the same for a while.
 ///
@@ -141,14 +143,22 @@ impl Blocked {
     ///
     /// They come after the seal, so that a kernel whose seal is refused is left as it was. Whoever
     /// is faster is killed by the seal itself.
-    /// `ftrace` is whether the host serves the sites of ftrace.
-    pub(crate) fn keep(self, ftrace: bool) {
+    /// `served` is what the host serves (`HEKI_PATCH_*` and `HEKI_SERVES_*`).
+    pub(crate) fn keep(self, served: u32) {
         let frozen = self.frozen;
         core::mem::forget(self);
-        for (path, what, optional) in SWITCHES {
-            turn_off(path, what, optional);
+        turn_off(MODULES);
+        // Where there are hooks, they refuse kexec and say why.
+        if !hooks::in_force() {
+            turn_off(KEXEC);
         }
-        if !ftrace {
+        let mut refused = "kexec";
+        if served & abi::HEKI_SERVES_KEXEC != 0 {
+            kexec::serve();
+            pr_info!("kexec: kernels of the VMM's list can be loaded as a file, and started\n");
+            refused = "all other kexec";
+        }
+        if served & abi::HEKI_PATCH_FTRACE == 0 {
             ffi::stop_ftrace();
         } else {
             ffi::untrace_self();
@@ -165,7 +175,8 @@ impl Blocked {
             pr_warn!("the crash kernel that is loaded will not start\n");
         }
         pr_info!(
-            "refused from now on: loading and unloading modules, kexec, suspend, hibernation{}\n",
+            "refused from now on: loading and unloading modules, {}, suspend, hibernation{}\n",
+            refused,
             if frozen { ", CPU hotplug" } else { "" }
         );
     }
@@ -181,7 +192,7 @@ impl Drop for Blocked {
 }
 
 /// A kernel without kexec has no switch for it.
-fn turn_off(path: &CStr, what: &str, optional: bool) {
+fn turn_off((path, what, optional): Switch) {
     match ffi::write_sysctl(path, c"1") {
         Ok(()) => {}
         Err(err) if optional && err == ENOENT => {}

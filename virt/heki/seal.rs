@@ -88,7 +88,7 @@ pub(crate) fn load(require: &[u8], bpf: &[u8]) -> Result {
 
     let plan = plan.confirmed(&hypercall::query().unwrap_or_else(|_| abi::Query::new_zeroed()));
     report::sealed(&plan, &sections);
-    blocked.keep(plan.patch & abi::HEKI_PATCH_FTRACE != 0);
+    blocked.keep(plan.patch);
     show::keep(plan, sections);
     if let Some(compiler) = compiler {
         compiler.keep();

@@ -23,6 +23,7 @@
 #include <linux/irqflags.h>
 #include <linux/jump_label.h>
 #include <linux/kdebug.h>
+#include <linux/kernel_read_file.h>
 #include <linux/kexec.h>
 #include <linux/kobject.h>
 #include <linux/kvm_para.h>
@@ -43,6 +44,7 @@
 #include <linux/sysfs.h>
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
+#include <linux/vmalloc.h>
 #include <linux/workqueue.h>
 
 #include <asm/desc.h>
@@ -345,7 +347,7 @@ static struct notifier_block pm_notifier = {
 	.priority = INT_MAX,
 };
 
-/* Of an image that was loaded before the seal; no new one can be. */
+/* Of an image that was loaded before the seal; what is loaded later is the host's. */
 static int reboot_event(struct notifier_block *nb, unsigned long event, void *cmd)
 {
 	if (event != SYS_RESTART || !cmd || strcmp(cmd, "kexec reboot"))
@@ -518,6 +520,12 @@ static int make_rox(void *ptr, size_t size)
 	return heki_guest_make_rox(ptr, size);
 }
 
+static int kexec(enum guest_kexec step, int fd, unsigned long flags)
+{
+	guard(call)();
+	return heki_guest_kexec(step, fd, flags);
+}
+
 void heki_shim_install_hooks(void)
 {
 	static const struct guest_text_ops ops = {
@@ -527,6 +535,7 @@ void heki_shim_install_hooks(void)
 		.may_load = may_load,
 		.make_rw = make_rw,
 		.make_rox = make_rox,
+		.kexec = kexec,
 	};
 
 	heki_text_install(&ops);
@@ -562,6 +571,39 @@ void heki_shim_frozen(u64 addr)
 void heki_shim_refused_use(const char *what, const char *why)
 {
 	pr_warn_ratelimited("refused: %s: %s\n", what, why);
+}
+
+/* The whole file of a kernel, in memory of its own. Returns its length. */
+ssize_t heki_shim_read_kernel(int fd, void **image, size_t max)
+{
+	*image = NULL;
+	return kernel_read_file_from_fd(fd, 0, image, max, NULL, READING_KEXEC_IMAGE);
+}
+
+void heki_shim_free_kernel(void *image)
+{
+	vfree(image);
+}
+
+/* Devices are shut down: the host takes over, or the machine restarts. */
+static int start_kernel_of_host(struct sys_off_data *data)
+{
+	heki_guest_start_kernel();
+	pr_emerg("the host does not start the kernel that was loaded; restarting the machine instead\n");
+	return NOTIFY_DONE;
+}
+
+/* Does not return but on an error. */
+int heki_shim_start_kernel(void)
+{
+	struct sys_off_handler *handler;
+
+	handler = register_sys_off_handler(SYS_OFF_MODE_RESTART_PREPARE, SYS_OFF_PRIO_PLATFORM,
+					   start_kernel_of_host, NULL);
+	if (IS_ERR(handler))
+		return PTR_ERR(handler);
+	kernel_restart("kexec by the host");
+	return -EIO;
 }
 
 /* Oopses of this kernel that a denial caused. */

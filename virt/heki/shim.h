@@ -92,6 +92,9 @@ void heki_shim_refused(u64 addr, size_t nr, const char *why);
 void heki_shim_frozen(u64 addr);
 void heki_shim_refused_use(const char *what, const char *why);
 int heki_shim_show(void);
+ssize_t heki_shim_read_kernel(int fd, void **image, size_t max);
+void heki_shim_free_kernel(void *image);
+int heki_shim_start_kernel(void);
 
 /* ffi.rs */
 int heki_guest_load(const char *require, const char *bpf);
@@ -104,6 +107,8 @@ int heki_guest_make_rox(void *ptr, size_t size);
 bool heki_guest_is_sealed(void);
 bool heki_guest_held(size_t at, const char **why, size_t *len);
 size_t heki_guest_nr_ranges(void);
+int heki_guest_kexec(int step, int fd, unsigned long flags);
+void heki_guest_start_kernel(void);
 int heki_guest_judge(const struct heki_fault *fault, u64 *aim);
 
 #endif /* _HEKI_GUEST_SHIM_H */

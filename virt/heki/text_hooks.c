@@ -43,6 +43,7 @@ DEFINE_STATIC_CALL_RET0(guest_text_may_probe, GUEST_TEXT_CALL(may_probe));
 DEFINE_STATIC_CALL_RET0(guest_text_may_load, GUEST_TEXT_CALL(may_load));
 DEFINE_STATIC_CALL_RET0(guest_text_make_rw, GUEST_TEXT_CALL(make_rw));
 DEFINE_STATIC_CALL_RET0(guest_text_make_rox, GUEST_TEXT_CALL(make_rox));
+DEFINE_STATIC_CALL_RET0(guest_text_kexec, GUEST_TEXT_CALL(kexec));
 
 void heki_text_install(const struct guest_text_ops *ops)
 {
@@ -52,6 +53,7 @@ void heki_text_install(const struct guest_text_ops *ops)
 	static_call_update(guest_text_may_load, ops->may_load);
 	static_call_update(guest_text_make_rw, ops->make_rw);
 	static_call_update(guest_text_make_rox, ops->make_rox);
+	static_call_update(guest_text_kexec, ops->kexec);
 }
 EXPORT_SYMBOL_FOR_MODULES(heki_text_install, "heki_guest");
 
@@ -64,6 +66,7 @@ void heki_text_remove(void)
 		.may_load = (void *)__static_call_return0,
 		.make_rw = (void *)__static_call_return0,
 		.make_rox = (void *)__static_call_return0,
+		.kexec = (void *)__static_call_return0,
 	};
 
 	heki_text_install(&none);
@@ -161,6 +164,7 @@ static void add_hooks(struct heki_area **next)
 	ADD_HOOK(may_load);
 	ADD_HOOK(make_rw);
 	ADD_HOOK(make_rox);
+	ADD_HOOK(kexec);
 #undef ADD_HOOK
 }
 
