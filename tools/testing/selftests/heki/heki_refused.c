@@ -58,6 +58,11 @@ static long load_kexec_image(void)
 	return syscall(SYS_kexec_load, 0, 0, NULL, KEXEC_ARCH_X86_64);
 }
 
+static long load_kexec_file(void)
+{
+	return syscall(SYS_kexec_file_load, -1, -1, 0, NULL, KEXEC_FILE_NO_INITRAMFS);
+}
+
 static long write_file(const char *path, const char *text)
 {
 	int fd = open(path, O_WRONLY);
@@ -103,13 +108,14 @@ int main(void)
 	ksft_print_header();
 	if (stat("/sys/module/heki_guest", &st))
 		ksft_exit_skip("this kernel is not sealed\n");
-	ksft_set_plan(9);
+	ksft_set_plan(10);
 	refused("second load", load_module("heki_guest.ko", ""), EPERM);
 	refused("load of another module",
 		load_module("attack/heki_attack.ko", ""), EPERM);
 	refused("unload of heki_guest", unload_module("heki_guest"), EPERM);
 	refused("unload of another module", unload_module("heki_attack"), EPERM);
 	refused("kexec_load", load_kexec_image(), EPERM);
+	refused("kexec_file_load", load_kexec_file(), EPERM);
 	refused("modules turned on again",
 		write_file("/proc/sys/kernel/modules_disabled", "0"), EINVAL);
 	sleep_refused("suspend to RAM", "mem");
