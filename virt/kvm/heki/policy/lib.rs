@@ -34,6 +34,7 @@ pub mod address;
 pub mod edit;
 pub mod grant;
 pub mod kexec;
+pub mod learn;
 pub mod lifecycle;
 pub mod map;
 pub mod patch;

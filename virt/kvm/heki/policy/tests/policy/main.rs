@@ -8,6 +8,7 @@ mod grant;
 mod insn;
 mod its;
 mod kexec;
+mod learn;
 mod length;
 mod lifecycle;
 mod map;
