@@ -29,7 +29,8 @@ struct seq_file;
  * struct kvm_heki - head of the state of a VM that opted in
  * @sealed:	non-zero from the seal to the reset
  * @exec:	non-zero while supervisor execution is an allow-list
- * @cr0_on:	CR0 bits that hardware keeps set while guest code runs
+ * @cr0_on:	CR0 bits that hardware keeps set while guest code runs, unless the VM
+ *		learns what would change them
  * @cr4_on:	CR4 bits likewise
  * @action:	HEKI_ACTION_* of each HEKI_CLASS_*; set before the first vCPU
  * @paused:	non-zero while no vCPU may run guest code
@@ -145,8 +146,8 @@ void __kvm_heki_drop(void *request);
 u32 __kvm_heki_rights(const struct kvm_heki *heki, u64 gfn, u64 nr_pages);
 int __kvm_heki_max_level(const struct kvm_heki *heki, u64 gfn);
 bool __kvm_heki_denied(const struct kvm_heki *heki, u64 gfn, u32 access);
-void __kvm_heki_report(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
-		       u64 gfn, u32 access);
+bool __kvm_heki_deny_access(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
+			    u64 gfn, u32 access);
 void __kvm_heki_report_writer(const struct kvm_heki *heki, struct kvm_vcpu *vcpu, u64 gfn);
 bool __kvm_heki_deny_cr(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 			u32 reg, u64 old, u64 new);
@@ -173,7 +174,7 @@ void heki_glue_trace_seal(struct kvm_vcpu *vcpu, u32 nr_ranges, u32 nr_pins,
 void heki_glue_trace_patch(struct kvm_vcpu *vcpu, u32 op, u32 nr, const char *why,
 			   u32 why_len, long ret);
 void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u64 va, u32 reg,
-			  u32 index, u64 bits, u32 reason);
+			  u32 index, u64 bits, u32 reason, bool learned);
 void heki_glue_count(struct kvm_vcpu *vcpu, u32 counter, u64 nr);
 bool heki_glue_get_counters(struct kvm *kvm, u32 index, struct heki_counters *counters);
 bool heki_glue_has_vcpu(struct kvm *kvm, u32 id);
@@ -186,7 +187,7 @@ int heki_glue_pid(struct kvm_vcpu *vcpu);
 /* The same: arch/x86/kvm/heki_exit.c. */
 void heki_glue_ask(struct kvm_vcpu *vcpu, void *request, const struct heki_exit *asked);
 void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va, u32 reg,
-			   u32 index, u64 bits);
+			   u32 index, u64 bits, bool learned);
 
 /* The same: arch/x86/kvm/heki_text.c. */
 int heki_glue_read_memory(struct kvm *kvm, u64 gpa, void *data, u32 len);

@@ -222,6 +222,31 @@ static int heki_device_set_profile(struct kvm *kvm, const void __user *user)
 	return __kvm_heki_set_profile(kvm->arch.heki, kvm, data, len);
 }
 
+/* For the operator: nobody is to learn by accident. */
+static void heki_warn_of_learning(const struct kvm_heki *heki)
+{
+	static const char * const words[] = {
+		[HEKI_CLASS_WRITE] = " write",
+		[HEKI_CLASS_EXEC] = " exec",
+		[HEKI_CLASS_REGISTER] = " registers",
+		[HEKI_CLASS_PATCH] = " patch",
+	};
+	const char *learns[HEKI_CLASS_COUNT];
+	bool any = false;
+	u32 i;
+
+	static_assert(ARRAY_SIZE(words) == HEKI_CLASS_COUNT);
+	for (i = 0; i < HEKI_CLASS_COUNT; i++) {
+		bool learn = heki->action[i] == HEKI_ACTION_LEARN;
+
+		learns[i] = learn ? words[i] : "";
+		any |= learn;
+	}
+	if (any)
+		pr_warn_ratelimited("VM of process %d: LEARNING:%s%s%s%s: denials will be reported and allowed\n",
+				    current->tgid, learns[0], learns[1], learns[2], learns[3]);
+}
+
 /* Once, and before there is a vCPU that could have seen another policy. */
 static int heki_device_set_policy(struct kvm *kvm, const void __user *user)
 {
@@ -244,6 +269,7 @@ static int heki_device_set_policy(struct kvm *kvm, const void __user *user)
 	heki->action[HEKI_CLASS_EXEC] = policy.exec;
 	heki->action[HEKI_CLASS_REGISTER] = policy.reg;
 	heki->action[HEKI_CLASS_PATCH] = policy.patch;
+	heki_warn_of_learning(heki);
 	return 0;
 }
 
@@ -727,8 +753,8 @@ int __kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 
 	/* Of a nested guest, @addr is its own: what is denied is a page of ours. */
 	vcpu->arch.heki.gpa = gfn_to_gpa(fault->gfn) | offset_in_page(fault->addr);
-	__kvm_heki_report(heki, vcpu, fault->gfn, access);
-	heki_punish(vcpu);
+	if (__kvm_heki_deny_access(heki, vcpu, fault->gfn, access))
+		heki_punish(vcpu);
 	return RET_PF_RETRY;
 }
 
@@ -746,7 +772,8 @@ bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
 		return false;
 
 	vcpu->arch.heki.gpa = gpa;
-	__kvm_heki_report(heki, vcpu, gpa_to_gfn(gpa), access);
+	if (!__kvm_heki_deny_access(heki, vcpu, gpa_to_gfn(gpa), access))
+		return false;
 	if (!is_paging(vcpu))
 		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
 	*exception = (struct x86_exception) {
@@ -776,12 +803,16 @@ bool __kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, unsigned int by
 	return false;
 }
 
-/* KVM's own writers ask here before they touch guest memory for the guest. */
+/*
+ * KVM's own writers ask here before they touch guest memory for the guest. Some only want to
+ * know, so nothing is reported, and in a VM that learns nothing is refused.
+ */
 bool __kvm_heki_gfn_readonly(const struct kvm_memory_slot *slot, u64 gfn)
 {
 	const struct kvm_heki *heki = kvm_heki_sealed(slot->arch.kvm);
 
-	return heki && __kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE);
+	return heki && !kvm_heki_learns(slot->arch.kvm, HEKI_CLASS_WRITE) &&
+	       __kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE);
 }
 
 /* On the account of the vCPU that runs. Without one a VMM asked, which gets the error. */
@@ -799,7 +830,8 @@ bool __kvm_heki_deny_writer(struct kvm_vcpu *vcpu, gfn_t gfn)
 	const struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
 
 	guard(srcu)(&vcpu->kvm->srcu);
-	if (!heki || !__kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE))
+	if (!heki || kvm_heki_learns(vcpu->kvm, HEKI_CLASS_WRITE) ||
+	    !__kvm_heki_denied(heki, gfn, KVM_HEKI_ACCESS_WRITE))
 		return false;
 	__kvm_heki_report_writer(heki, vcpu, gfn);
 	return true;
@@ -885,6 +917,8 @@ bool __kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector)
 
 	/* For the report: the selector is what the verdict looks at. */
 	__kvm_heki_deny_load(vcpu->kvm->arch.heki, vcpu, HEKI_REG_TR, 2, selector);
+	if (kvm_heki_learns(vcpu->kvm, HEKI_CLASS_REGISTER))
+		return false;
 	kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
 	return true;
 }
@@ -1114,10 +1148,10 @@ void heki_glue_trace_patch(struct kvm_vcpu *vcpu, u32 op, u32 nr, const char *wh
 }
 
 void heki_glue_trace_deny(struct kvm_vcpu *vcpu, u32 access, u64 gfn, u64 va, u32 reg,
-			  u32 index, u64 bits, u32 reason)
+			  u32 index, u64 bits, u32 reason, bool learned)
 {
 	trace_kvm_heki_deny(vcpu->vcpu_id, kvm_rip_read(vcpu), access, gfn, va, reg, index,
-			    bits, reason);
+			    bits, reason, learned);
 }
 
 static u64 *heki_counter(struct kvm_vcpu *vcpu, u32 counter)

@@ -203,6 +203,12 @@ static inline bool kvm_heki_deny_fetch(struct kvm_vcpu *vcpu, gpa_t gpa, u64 pfe
 	       __kvm_heki_deny_emulated(vcpu, gpa, KVM_HEKI_ACCESS_FETCH, exception);
 }
 
+/* Are denials of this class reported and allowed? Set before the first vCPU. */
+static inline bool kvm_heki_learns(struct kvm *kvm, u32 class)
+{
+	return kvm->arch.heki->action[class] == HEKI_ACTION_LEARN;
+}
+
 /* SMM and nested guests run with control registers of their own. */
 static inline bool kvm_heki_pins_apply(struct kvm_vcpu *vcpu)
 {
@@ -293,14 +299,30 @@ static inline bool kvm_heki_deny_ldt(struct kvm_vcpu *vcpu, u16 selector)
 	       __kvm_heki_deny_load(vcpu->kvm->arch.heki, vcpu, HEKI_REG_LDTR, 0, selector);
 }
 
-static inline unsigned long kvm_heki_cr0_on(struct kvm_vcpu *vcpu)
+/* The bits of which a change must exit. */
+static inline unsigned long kvm_heki_cr0_pinned(struct kvm_vcpu *vcpu)
 {
 	return kvm_heki_pins_apply(vcpu) ? READ_ONCE(vcpu->kvm->arch.heki->cr0_on) : 0;
 }
 
-static inline unsigned long kvm_heki_cr4_on(struct kvm_vcpu *vcpu)
+static inline unsigned long kvm_heki_cr4_pinned(struct kvm_vcpu *vcpu)
 {
 	return kvm_heki_pins_apply(vcpu) ? READ_ONCE(vcpu->kvm->arch.heki->cr4_on) : 0;
+}
+
+/* Those that hardware has set whatever the guest wrote: all of them, or none. */
+static inline unsigned long kvm_heki_cr0_on(struct kvm_vcpu *vcpu)
+{
+	unsigned long pinned = kvm_heki_cr0_pinned(vcpu);
+
+	return pinned && !kvm_heki_learns(vcpu->kvm, HEKI_CLASS_REGISTER) ? pinned : 0;
+}
+
+static inline unsigned long kvm_heki_cr4_on(struct kvm_vcpu *vcpu)
+{
+	unsigned long pinned = kvm_heki_cr4_pinned(vcpu);
+
+	return pinned && !kvm_heki_learns(vcpu->kvm, HEKI_CLASS_REGISTER) ? pinned : 0;
 }
 
 #else
@@ -425,6 +447,7 @@ static inline bool kvm_heki_pins_table(struct kvm_vcpu *vcpu, u32 reg) { return 
 static inline bool kvm_heki_pins_tables(struct kvm_vcpu *vcpu) { return false; }
 static inline unsigned long kvm_heki_cr0_on(struct kvm_vcpu *vcpu) { return 0; }
 static inline unsigned long kvm_heki_cr4_on(struct kvm_vcpu *vcpu) { return 0; }
+static inline unsigned long kvm_heki_cr4_pinned(struct kvm_vcpu *vcpu) { return 0; }
 
 #endif /* CONFIG_KVM_HEKI */
 

@@ -148,7 +148,7 @@ static void heki_describe_denial(struct kvm_vcpu *vcpu, struct heki_exit *exit, 
 
 /* For the Rust floor. */
 void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va, u32 reg,
-			   u32 index, u64 bits)
+			   u32 index, u64 bits, bool learned)
 {
 	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
 	struct heki_exit *denial = &vcpu->arch.heki.denial;
@@ -165,6 +165,7 @@ void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va
 	if (!denial->kind || (pauses && !(denial->flags & HEKI_EXIT_IS_PAUSE))) {
 		*denial = (struct heki_exit){
 			.kind = HEKI_EXIT_DENIAL,
+			.flags = learned ? HEKI_EXIT_IS_LEARNED : 0,
 			.denied = denied,
 			.reason = reason,
 		};

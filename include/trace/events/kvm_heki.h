@@ -96,8 +96,8 @@ TRACE_EVENT(kvm_heki_patch,
 
 TRACE_EVENT(kvm_heki_deny,
 	TP_PROTO(unsigned int vcpu_id, u64 rip, u32 access, u64 gfn, u64 va, u32 reg, u32 index,
-		 u64 bits, u32 reason),
-	TP_ARGS(vcpu_id, rip, access, gfn, va, reg, index, bits, reason),
+		 u64 bits, u32 reason, bool learned),
+	TP_ARGS(vcpu_id, rip, access, gfn, va, reg, index, bits, reason, learned),
 
 	TP_STRUCT__entry(
 		__field(unsigned int, vcpu_id)
@@ -109,6 +109,7 @@ TRACE_EVENT(kvm_heki_deny,
 		__field(u32, index)
 		__field(u64, bits)
 		__field(u32, reason)
+		__field(bool, learned)
 	),
 
 	TP_fast_assign(
@@ -121,10 +122,14 @@ TRACE_EVENT(kvm_heki_deny,
 		__entry->index = index;
 		__entry->bits = bits;
 		__entry->reason = reason;
+		__entry->learned = learned;
 	),
 
-	/* va is that of access patch, gfn of the others; access 0 has reg, index and bits instead. */
-	TP_printk("vcpu %u rip 0x%llx access %s gfn 0x%llx va 0x%llx %s index 0x%x bits 0x%llx reason %s",
+	/*
+	 * va is that of access patch, gfn of the others; access 0 has reg, index and bits instead.
+	 * What is learned only would have been denied.
+	 */
+	TP_printk("vcpu %u rip 0x%llx access %s gfn 0x%llx va 0x%llx %s index 0x%x bits 0x%llx reason %s%s",
 		  __entry->vcpu_id, __entry->rip,
 		  __print_flags(__entry->access, "|",
 				{ KVM_HEKI_ACCESS_WRITE, "write" },
@@ -153,7 +158,8 @@ TRACE_EVENT(kvm_heki_deny,
 				   { KVM_HEKI_REASON_TARGET, "target" },
 				   { KVM_HEKI_REASON_STALE, "stale" },
 				   { KVM_HEKI_REASON_CONTENT, "content" },
-				   { KVM_HEKI_REASON_KVM_WRITER, "kvm_writer" }))
+				   { KVM_HEKI_REASON_KVM_WRITER, "kvm_writer" }),
+		  __entry->learned ? " learned" : "")
 );
 
 #endif /* _TRACE_KVM_HEKI_H */

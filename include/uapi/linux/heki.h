@@ -48,6 +48,7 @@
 #define HEKI_MAX_SCAN_BYTES		268435456 /* text searched for trampolines at the seal */
 #define HEKI_MAX_KEXEC_CHUNK		1048576	/* bytes in one KEXEC */
 #define HEKI_MAX_KEXEC_BYTES		268435456 /* bytes of a kernel that KEXEC loads */
+#define HEKI_MAX_LEARNED		1024	/* pages, once for each right, that a VM learns */
 
 /* Life-cycle states of a VM. */
 #define HEKI_STATE_OFF			0
@@ -87,6 +88,9 @@
  * @max_pins:	most pins in one SEAL request
  * @patch:	HEKI_PATCH_* and HEKI_TARGET_*: before the seal those that this
  *		VM may have, after it those that it has. And HEKI_SERVES_KEXEC
+ * @learning:	1 << HEKI_CLASS_* of each class of denials that is reported and
+ *		allowed: what it would hold is not in @held
+ * @reserved:	zero
  */
 struct heki_query {
 	__u32 version;
@@ -99,6 +103,8 @@ struct heki_query {
 	__u32 max_ranges;
 	__u32 max_pins;
 	__u32 patch;
+	__u32 learning;
+	__u32 reserved;
 };
 
 /* Flags of a SEAL request. */
@@ -516,11 +522,12 @@ struct heki_profile {
 #define HEKI_CLASS_PATCH		3	/* a PATCH, GRANT or RELEASE against the rules */
 #define HEKI_CLASS_COUNT		4
 
-/* What a denial does, besides the error that the guest gets in any case. */
+/* What a denial does, besides the error that the guest gets, but for the last. */
 #define HEKI_ACTION_GP			0	/* nothing */
 #define HEKI_ACTION_EXIT		1	/* KVM_EXIT_HEKI */
 #define HEKI_ACTION_PAUSE		2	/* the same, and no vCPU runs until KVM_DEV_HEKI_RESUME */
-#define HEKI_ACTION_COUNT		3
+#define HEKI_ACTION_LEARN		3	/* KVM_EXIT_HEKI, and what was denied happens */
+#define HEKI_ACTION_COUNT		4
 
 /**
  * struct heki_caps - what this host can do for this VM
@@ -562,6 +569,9 @@ struct heki_caps {
  *
  * A VM without a policy may have all protections, needs no consent and exits
  * for nothing.
+ *
+ * A class with HEKI_ACTION_LEARN protects nothing. Where HEKI_PROT_EXEC is
+ * allowed, @exec learns if any other does; @write learns if @patch does.
  */
 struct heki_policy {
 	__u32 version;
@@ -584,6 +594,7 @@ struct heki_policy {
 #define HEKI_EXIT_HAS_VA		(1 << 1)
 #define HEKI_EXIT_HAS_REG		(1 << 2)	/* @reg and @bits */
 #define HEKI_EXIT_IS_PAUSE		(1 << 3)	/* this denial paused the VM */
+#define HEKI_EXIT_IS_LEARNED		(1 << 4)	/* it only would have been one: it happens */
 
 /* Why something was denied. */
 #define HEKI_REASON_SEALED		0	/* the page was sealed against writes */
@@ -601,7 +612,7 @@ struct heki_policy {
 /**
  * struct heki_exit - KVM_EXIT_HEKI, in the union of struct kvm_run
  * @kind:	HEKI_EXIT_*: request, denial or paused
- * @flags:	HEKI_EXIT_HAS_* and HEKI_EXIT_IS_PAUSE
+ * @flags:	HEKI_EXIT_HAS_* and HEKI_EXIT_IS_*
  * @vcpu:	the ID of the vCPU
  * @cpl:	its privilege level
  * @rip:	its instruction pointer

@@ -80,6 +80,8 @@ pub const HEKI_MAX_SCAN_BYTES: u32 = 268_435_456;
 pub const HEKI_MAX_KEXEC_CHUNK: u32 = 1_048_576;
 /// Most bytes of a kernel that KEXEC loads.
 pub const HEKI_MAX_KEXEC_BYTES: u32 = 268_435_456;
+/// Most pages, once for each right, that a VM learns.
+pub const HEKI_MAX_LEARNED: u32 = 1024;
 
 /// Life-cycle: this VM has nothing to do with Heki.
 pub const HEKI_STATE_OFF: u32 = 0;
@@ -303,8 +305,10 @@ pub const HEKI_ACTION_GP: u32 = 0;
 pub const HEKI_ACTION_EXIT: u32 = 1;
 /// Action: exit to the VMM, and run no vCPU until [`KVM_DEV_HEKI_RESUME`].
 pub const HEKI_ACTION_PAUSE: u32 = 2;
+/// Action: exit to the VMM, and let happen what was denied.
+pub const HEKI_ACTION_LEARN: u32 = 3;
 /// Number of actions.
-pub const HEKI_ACTION_COUNT: u32 = 3;
+pub const HEKI_ACTION_COUNT: u32 = 4;
 
 /// Kind of an exit: the guest asks.
 pub const HEKI_EXIT_REQUEST: u32 = 1;
@@ -321,6 +325,8 @@ pub const HEKI_EXIT_HAS_VA: u32 = 1 << 1;
 pub const HEKI_EXIT_HAS_REG: u32 = 1 << 2;
 /// Flag of an exit: this denial paused the VM.
 pub const HEKI_EXIT_IS_PAUSE: u32 = 1 << 3;
+/// Flag of an exit: this only would have been a denial, and happens.
+pub const HEKI_EXIT_IS_LEARNED: u32 = 1 << 4;
 
 /// Reason of a denial: the page was sealed against writes.
 pub const HEKI_REASON_SEALED: u32 = 0;
@@ -393,6 +399,11 @@ pub struct Query {
     /// `HEKI_PATCH_*` and `HEKI_TARGET_*`: before the seal those that this VM may have, after it
     /// those that it has.
     pub patch: u32,
+    /// `1 << HEKI_CLASS_*` of each class of denials that is reported and allowed: what it would hold
+    /// is not in [`Query::held`].
+    pub learning: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// Header of a SEAL request (`struct heki_seal`).
@@ -707,7 +718,7 @@ pub struct Policy {
 pub struct Exit {
     /// `HEKI_EXIT_*`: request, denial or paused.
     pub kind: u32,
-    /// `HEKI_EXIT_HAS_*` and [`HEKI_EXIT_IS_PAUSE`].
+    /// `HEKI_EXIT_HAS_*` and `HEKI_EXIT_IS_*`.
     pub flags: u32,
     /// The ID of the vCPU.
     pub vcpu: u32,
@@ -751,7 +762,7 @@ pub struct Exit {
     pub offset: u64,
 }
 
-const _: () = assert!(size_of::<Query>() == 48);
+const _: () = assert!(size_of::<Query>() == 56);
 const _: () = assert!(size_of::<Seal>() == 24);
 const _: () = assert!(size_of::<Range>() == 32);
 const _: () = assert!(size_of::<Pin>() == 16);

@@ -16,6 +16,7 @@ mod consent;
 mod hooks;
 mod hypercall;
 mod kvm;
+mod learn;
 mod patch;
 mod pin;
 #[path = "policy/lib.rs"]

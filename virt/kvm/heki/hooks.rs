@@ -361,21 +361,21 @@ pub(crate) unsafe extern "C" fn __kvm_heki_denied(
     protect::decide(vm, reader, gfn, access).is_some()
 }
 
-/// Reports an access that is denied.
+/// Whether an access that is denied stays so, and does not have to be made again; reports it.
 ///
 /// # Safety
 ///
 /// As `__kvm_heki_hypercall`.
 #[export]
-pub(crate) unsafe extern "C" fn __kvm_heki_report(
+pub(crate) unsafe extern "C" fn __kvm_heki_deny_access(
     heki: *const bindings::kvm_heki,
     vcpu: *mut bindings::kvm_vcpu,
     gfn: u64,
     access: u32,
-) {
+) -> bool {
     // SAFETY: by this function's safety requirements.
     let (vm, vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
-    protect::report(vm, &vcpu, gfn, access);
+    protect::denies(vm, &vcpu, gfn, access)
 }
 
 /// Reports that KVM itself was refused to write a frame for the guest. Does not sleep.

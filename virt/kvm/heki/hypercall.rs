@@ -34,10 +34,12 @@ use crate::{
             Caps,
             Request, //
         },
+        verdict::Access,
         vmm::Policy,
     },
     patch::{
         self,
+        Done,
         Failure, //
     },
     pin,
@@ -149,6 +151,9 @@ pub(crate) fn perform(vm: &Vm, vcpu: &mut Vcpu<'_>, op: u32, bytes: &[u8]) -> c_
             let outcome = seal(vm, vcpu, bytes, &mut asked);
             let ret = outcome.map_or_else(errno, |()| 0);
             verdict::sealed(vcpu, asked, outcome, ret);
+            if outcome.is_ok() {
+                verdict::learning(vcpu, &vm.policy(vcpu.reader()));
+            }
             ret
         }
         abi::HEKI_OP_PATCH => change(vm, vcpu, bytes, op, patch::patch),
@@ -156,7 +161,10 @@ pub(crate) fn perform(vm: &Vm, vcpu: &mut Vcpu<'_>, op: u32, bytes: &[u8]) -> c_
         abi::HEKI_OP_RELEASE => change(vm, vcpu, bytes, op, patch::release),
         // The VMM has done all of it.
         abi::HEKI_OP_KEXEC => change(vm, vcpu, bytes, op, |_, _, bytes| {
-            Ok(kexec::parse(bytes)?.len as u32)
+            Ok(Done {
+                nr: kexec::parse(bytes)?.len as u32,
+                learned: None,
+            })
         }),
         _ => errno(Refusal::BadOperation),
     }
@@ -172,7 +180,7 @@ fn change(
     vcpu: &mut Vcpu<'_>,
     bytes: &[u8],
     op: u32,
-    serve: fn(&Vm, &mut Vcpu<'_>, &[u8]) -> Result<u32, Failure>,
+    serve: fn(&Vm, &mut Vcpu<'_>, &[u8]) -> Result<Done, Failure>,
 ) -> c_long {
     let outcome = serve(vm, vcpu, bytes);
     let ret = match outcome {
@@ -191,17 +199,24 @@ fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
     let reader = vcpu.reader();
     let policy = vm.policy(reader);
     let (cr0_pinnable, cr4_pinnable) = pinnable(vm, &policy);
+    let unchecked = if policy.learns(Access::Patch) {
+        abi::HEKI_TARGET_SYMBOL | abi::HEKI_TARGET_HASH | abi::HEKI_TARGET_ENDBR
+    } else {
+        0
+    };
     let answer = abi::Query {
         version: abi::HEKI_ABI_VERSION,
         state: vm.state(reader).abi(),
         available: policy.allowed(available_to(vcpu)),
-        held: vm.seal(reader).map_or(0, held),
+        held: policy.holding(vm.seal(reader).map_or(0, held)),
         cr0_pinnable,
         cr4_pinnable,
         max_bytes: abi::HEKI_MAX_REQUEST_BYTES,
         max_ranges: abi::HEKI_MAX_RANGES,
         max_pins: abi::HEKI_MAX_PINS,
-        patch: text::served(vm, reader) | policy.serves(),
+        patch: text::served(vm, reader) & !unchecked | policy.serves(),
+        learning: policy.learning(),
+        reserved: 0,
     };
     vcpu.write_guest(call.gpa, answer.as_bytes())
 }
@@ -306,6 +321,7 @@ pub(crate) fn caps(vm: &Vm, vcpu: &Vcpu<'_>) -> Caps {
 
 fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8], asked: &mut Asked) -> Result<(), Refusal> {
     let request = parse(vm, vcpu, bytes)?;
+    let policy = vm.policy(vcpu.reader());
     *asked = what_is_asked(&request);
     let regions = plan(&request)?;
     let held = pin::gather(vcpu, &request)?;
@@ -315,7 +331,7 @@ fn seal(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8], asked: &mut Asked) -> Result
     let order = text::order(regions.as_slice())?;
     let windows = Windows::new(regions.as_slice(), order.as_slice());
     let facts = text::gather(vm, &lock, &request, windows)?;
-    let seal = Seal::new(&request, regions, order, held, facts)?;
+    let seal = Seal::new(&request, &policy, regions, order, held, facts)?;
     let seal = patch::with_trampolines(vm, &lock, seal)?;
     vm.enter_seal(&mut lock, seal)
 }

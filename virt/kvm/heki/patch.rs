@@ -36,7 +36,10 @@ use crate::{
         },
         refusal::Refusal,
         rights::Rights,
-        verdict::Verdict,
+        verdict::{
+            Access,
+            Verdict, //
+        },
     },
     text::Sealed,
     vm::{
@@ -50,6 +53,14 @@ use kernel::{
     prelude::*, //
 };
 use zerocopy::Unalign;
+
+/// A change that happened.
+pub(crate) struct Done {
+    /// How many instructions or ranges changed.
+    pub(crate) nr: u32,
+    /// The first thing in it that the rules forbid: the VM learns.
+    pub(crate) learned: Option<Verdict>,
+}
 
 /// Why a change does not happen.
 #[derive(Clone, Copy)]
@@ -66,9 +77,17 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// Serves a PATCH; returns how many instructions changed.
-pub(crate) fn patch(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, Failure> {
+/// Whether what the rules forbid happens all the same.
+fn learns(vm: &Vm, vcpu: &Vcpu<'_>) -> bool {
+    vm.policy(vcpu.reader()).learns(Access::Patch)
+}
+
+/// Serves a PATCH. In a VM that learns the instructions change whatever the rules say, but those that
+/// lie in no sealed memory: only the guest knows where it is.
+pub(crate) fn patch(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<Done, Failure> {
     let sites = patch::parse(bytes)?;
+    let learns = learns(vm, vcpu);
+    let mut learned = None;
 
     let lock = vcpu.lock_slots();
     let seal = vm.seal(lock.reader()).ok_or(Refusal::NotSealed)?;
@@ -76,18 +95,30 @@ pub(crate) fn patch(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, F
     let env = seal.text.env(vm.profile(lock.reader()));
     for site in sites {
         let site = site.get();
-        rules::check(&site, &env, &sealed).map_err(|why| denied(site.va, why))?;
+        if let Err(why) = rules::check(&site, &env, &sealed) {
+            let denial = Verdict::patch(site.va, why);
+            if !learns || sealed.translate(site.va).is_none() {
+                return Err(Failure::Denied(denial));
+            }
+            learned.get_or_insert(denial);
+        }
     }
 
     let mut pieces = pieces(&sealed, sites)?;
     let pages = pin_all(&lock, pieces.as_mut_slice())?;
-    lock.without_vcpus(|| swap(pieces.as_slice(), pages.as_slice()))
-        .map_err(|va| denied(va, Denied::Stale))?;
-    Ok(sites.len() as u32)
-}
-
-fn denied(va: u64, why: Denied) -> Failure {
-    Failure::Denied(Verdict::patch(va, why))
+    let (pieces, pages) = (pieces.as_slice(), pages.as_slice());
+    if let Err(va) = lock.without_vcpus(|| swap(pieces, pages)) {
+        let denial = Verdict::patch(va, Denied::Stale);
+        if !learns {
+            return Err(Failure::Denied(denial));
+        }
+        learned.get_or_insert(denial);
+        lock.without_vcpus(|| write(pieces, pages));
+    }
+    Ok(Done {
+        nr: sites.len() as u32,
+        learned,
+    })
 }
 
 /// The part of an instruction that lies in one page.
@@ -196,31 +227,55 @@ fn swap(pieces: &[Piece], pages: &[PinnedPage<'_>]) -> Result<(), u64> {
             return Err(piece.va);
         }
     }
+    write(pieces, pages);
+    Ok(())
+}
+
+/// Writes all of `pieces`.
+fn write(pieces: &[Piece], pages: &[PinnedPage<'_>]) {
     for piece in pieces {
-        // Read from the same place above, so it is there.
+        // Each lies in one of the pages.
         if let (Some(page), Some(new)) = (pages.get(piece.page), piece.new.get(..piece.len)) {
             page.write(piece.offset, new);
         }
     }
-    Ok(())
 }
 
-/// Serves a RELEASE: pool pages and trampolines become plain memory again. Returns how many ranges.
-pub(crate) fn release(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, Failure> {
+/// Serves a RELEASE: pool pages and trampolines become plain memory again.
+pub(crate) fn release(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<Done, Failure> {
     let request = Grant::parse(bytes, true)?;
+    let learns = learns(vm, vcpu);
     let changes = Changes::of(request.regions())?;
 
     let mut lock = vcpu.lock_slots();
     let seal = vm.seal(lock.reader()).ok_or(Refusal::NotSealed)?;
-    check_dynamic(seal, &request)?;
+    if let Err(denial) = check_dynamic(seal, &request) {
+        return not_needed(learns, denial);
+    }
     let released = changes.made_to(seal, Edit::Remove)?;
     vm.change_regions(&mut lock, &changes.frames, released);
-    Ok(request.nr_ranges() as u32)
+    Ok(Done {
+        nr: request.nr_ranges() as u32,
+        learned: None,
+    })
 }
 
-/// Serves a GRANT: pages of which the content passes may run. Returns how many ranges.
-pub(crate) fn grant(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, Failure> {
+/// What becomes of a request for pages that are sealed as something else. A VM that learns has no need
+/// of it: the pages stay what they are, may be written, and may run where they could not.
+fn not_needed(learns: bool, denial: Verdict) -> Result<Done, Failure> {
+    if !learns {
+        return Err(Failure::Denied(denial));
+    }
+    Ok(Done {
+        nr: 0,
+        learned: Some(denial),
+    })
+}
+
+/// Serves a GRANT: pages of which the content passes may run. In a VM that learns all may.
+pub(crate) fn grant(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<Done, Failure> {
     let request = Grant::parse(bytes, false)?;
+    let learns = learns(vm, vcpu);
     let changes = Changes::of(request.regions().map(|region| Region {
         rights: Rights::NONE,
         ..region
@@ -228,7 +283,9 @@ pub(crate) fn grant(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, F
 
     let mut lock = vcpu.lock_slots();
     let seal = vm.seal(lock.reader()).ok_or(Refusal::NotSealed)?;
-    check_dynamic(seal, &request)?;
+    if let Err(denial) = check_dynamic(seal, &request) {
+        return not_needed(learns, denial);
+    }
     let is_memory = |region: Region| lock.is_memory(region.start, region.nr_pages());
     if !request.regions().all(is_memory) {
         return Err(Refusal::NotMemory.into());
@@ -238,9 +295,10 @@ pub(crate) fn grant(vm: &Vm, vcpu: &mut Vcpu<'_>, bytes: &[u8]) -> Result<u32, F
     // From here on nobody writes these pages, so that what is judged is what will run.
     vm.change_regions(&mut lock, &changes.frames, held);
 
-    let judged = judge(vm, &lock, &request);
+    let nr = request.nr_ranges() as u32;
+    let judged = judge(vm, &lock, &request, learns);
     let (seal, result) = match judged {
-        Ok(granted) => (granted, Ok(request.nr_ranges() as u32)),
+        Ok((granted, learned)) => (granted, Ok(Done { nr, learned })),
         Err(failure) => (undo, Err(failure)),
     };
     vm.change_regions(&mut lock, &changes.frames, seal);
@@ -303,14 +361,21 @@ impl<'a> PageReader<'a> {
 }
 
 /// Refuses to touch what is neither plain memory nor a page that a GRANT can make.
-fn check_dynamic(seal: &Seal, request: &Grant<'_>) -> Result<(), Failure> {
+fn check_dynamic(seal: &Seal, request: &Grant<'_>) -> Result<(), Verdict> {
     request
         .check(&seal.map())
-        .map_err(|va| denied(va, Denied::Unlisted))
+        .map_err(|va| Verdict::patch(va, Denied::Unlisted))
 }
 
-/// The seal in which the pages of `request` run; the present one keeps them from being written.
-fn judge(vm: &Vm, lock: &SlotsLock<'_>, request: &Grant<'_>) -> Result<KBox<Seal>, Failure> {
+/// The seal in which the pages of `request` run, and what is learned of them; the present one keeps
+/// them from being written.
+fn judge(
+    vm: &Vm,
+    lock: &SlotsLock<'_>,
+    request: &Grant<'_>,
+    learns: bool,
+) -> Result<(KBox<Seal>, Option<Verdict>), Failure> {
+    let mut learned = None;
     let seal = vm.seal(lock.reader()).ok_or(Refusal::NotSealed)?;
     let sealed = Sealed::new(lock, seal.windows());
     let env = seal.text.env(vm.profile(lock.reader()));
@@ -319,14 +384,24 @@ fn judge(vm: &Vm, lock: &SlotsLock<'_>, request: &Grant<'_>) -> Result<KBox<Seal
     for region in request.regions() {
         for gfn in region.start..region.end {
             let part = region.part(gfn, gfn.saturating_add(1)).ok_or(Refusal::Overflow)?;
-            let kind = trampoline::check_page(part.va, pages.read(gfn)?, &env, &sealed)
-                .map_err(|why| denied(part.va, why))?;
+            let kind = match trampoline::check_page(part.va, pages.read(gfn)?, &env, &sealed) {
+                Ok(kind) => kind,
+                Err(why) => {
+                    let denial = Verdict::patch(part.va, why);
+                    if !learns {
+                        return Err(Failure::Denied(denial));
+                    }
+                    learned.get_or_insert(denial);
+                    abi::HEKI_KIND_POOL
+                }
+            };
             granted
                 .push(Region { kind, ..part }, GFP_KERNEL_ACCOUNT)
                 .map_err(|_| Refusal::NoMemory)?;
         }
     }
-    Ok(Changes::of(granted.iter().copied())?.made_to(seal, Edit::Insert)?)
+    let granted = Changes::of(granted.iter().copied())?.made_to(seal, Edit::Insert)?;
+    Ok((granted, learned))
 }
 
 /// Regions that differ from now on.

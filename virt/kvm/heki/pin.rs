@@ -5,7 +5,8 @@
 //!
 //! Hardware holds the pinned bits of CR0 and CR4 in any case (`kvm_heki_cr0_on()`,
 //! `kvm_heki_cr4_on()` in `arch/x86/kvm/heki.h`); there, refusal tells the guest and the host. All
-//! other registers change only by an exit, so there refusal is what holds them.
+//! other registers change only by an exit, so there refusal is what holds them. Nothing holds them
+//! where the VMM's policy has the VM learn.
 //! Decides with [`policy::registers`](super::policy::registers). Locks: none.
 
 use crate::{
@@ -20,7 +21,10 @@ use crate::{
         },
         request::Request,
         saved,
-        verdict::Verdict, //
+        verdict::{
+            Access,
+            Verdict, //
+        },
     },
     verdict,
     vm::{
@@ -35,7 +39,7 @@ pub(crate) fn denies(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, old: u64, new: u64) -> 
     let Some(seal) = vm.seal(vcpu.reader()) else {
         return false;
     };
-    report(vcpu, reg, 0, seal.pins.denied(reg, old, new))
+    report(vm, vcpu, reg, 0, seal.pins.denied(reg, old, new))
 }
 
 /// Whether the guest may not load `new` into XCR0 or an MSR; reports if so.
@@ -49,14 +53,11 @@ pub(crate) fn denies_load(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32, new: u
     } else {
         held.value
     };
-    report(vcpu, reg, index, held.denied(current, new))
+    report(vm, vcpu, reg, index, held.denied(current, new))
 }
 
-fn report(vcpu: &Vcpu<'_>, reg: u32, index: u32, bits: u64) -> bool {
-    if bits != 0 {
-        verdict::denied(vcpu, &Verdict::pinned(reg, index, bits));
-    }
-    bits != 0
+fn report(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32, bits: u64) -> bool {
+    bits != 0 && verdict::denies(vm, vcpu, &Verdict::pinned(reg, index, bits))
 }
 
 /// What `request` wants held by value, with the values of the vCPU that asks.
@@ -100,6 +101,7 @@ fn hold(
 /// The bits of a register that can be pinned for this vCPU; once sealed, those that are.
 pub(crate) fn mask(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32) -> u64 {
     match vm.seal(vcpu.reader()) {
+        Some(_) if vm.policy(vcpu.reader()).learns(Access::Register) => 0,
         Some(seal) => held_bits(seal, reg, index),
         None => pinnable(vm, vcpu, reg, index),
     }

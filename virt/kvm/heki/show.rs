@@ -24,6 +24,11 @@ use kernel::{
 /// Prints the VM.
 pub(crate) fn show(vm: &Vm, reader: Reader<'_>, m: &SeqFile) {
     seq_print!(m, "state {}\n", vm.state(reader).as_str());
+    let policy = vm.policy(reader);
+    if policy.learning() != 0 {
+        let [write, exec, registers, patch] = policy.learning_words();
+        seq_print!(m, "learning{write}{exec}{registers}{patch}\n");
+    }
     let Some(seal) = vm.seal(reader) else {
         return;
     };

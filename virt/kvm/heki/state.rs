@@ -46,8 +46,13 @@ pub(crate) fn bytes(vm: &Vm, lock: &SlotsLock<'_>) -> usize {
 }
 
 /// Writes the state into `out`, which has [`bytes`] bytes.
+///
+/// A seal under which the VM learns is not one that another host could hold.
 pub(crate) fn save(vm: &Vm, lock: &SlotsLock<'_>, out: &mut [u8]) -> Result {
     let seal = vm.seal(lock.reader());
+    if seal.is_some() && vm.policy(lock.reader()).learning() != 0 {
+        return Err(EOPNOTSUPP);
+    }
     let source = seal.map(|seal| seal.text.source(seal));
     let mut all = KVVec::new();
     for counters in counters(lock) {
@@ -90,7 +95,12 @@ fn restore_seal(
     seal: &saved::Seal<'_>,
 ) -> Result<(), Refusal> {
     let request = &seal.request;
-    vm.policy(vcpu.reader()).check(request)?;
+    let policy = vm.policy(vcpu.reader());
+    policy.check(request)?;
+    // Its guest was told what is held: a VM does not begin to learn after its seal.
+    if policy.learning() != 0 {
+        return Err(Refusal::NotAllowed);
+    }
     let regions = hypercall::plan(request)?;
     let held = pin::restore(vcpu, seal)?;
 
@@ -100,7 +110,7 @@ fn restore_seal(
     let order = text::order(regions.as_slice())?;
     let windows = Windows::new(regions.as_slice(), order.as_slice());
     let facts = text::restore(vm, &lock, seal, windows)?;
-    let seal = Seal::new(request, regions, order, held, facts)?;
+    let seal = Seal::new(request, &policy, regions, order, held, facts)?;
     vm.enter_seal(&mut lock, seal)?;
     restore_counters(&lock, saved);
     Ok(())

@@ -13,7 +13,10 @@ use crate::{
         Denied,
         Vcpu, //
     },
-    patch::Failure,
+    patch::{
+        Done,
+        Failure, //
+    },
     policy::{
         patch,
         refusal::Refusal,
@@ -24,7 +27,9 @@ use crate::{
             Verdict,
             Victim, //
         },
+        vmm::Policy,
     },
+    vm::Vm, //
 };
 use kernel::{
     bindings,
@@ -62,6 +67,22 @@ pub(crate) fn sealed(vcpu: &Vcpu<'_>, asked: Asked, outcome: Result<(), Refusal>
     }
 }
 
+/// A VM was sealed under a policy which may have it learn.
+pub(crate) fn learning(vcpu: &Vcpu<'_>, policy: &Policy) {
+    if policy.learning() != 0 {
+        let pid = vcpu.pid();
+        let [write, exec, registers, patch] = policy.learning_words();
+        pr_warn!("heki: VM of process {pid}: LEARNING:{write}{exec}{registers}{patch}: not held, denials are reported and allowed\n");
+    }
+}
+
+/// No more can be learned of a VM's memory.
+pub(crate) fn learned_all(vcpu: &Vcpu<'_>) {
+    let pid = vcpu.pid();
+    let nr = abi::HEKI_MAX_LEARNED;
+    pr_warn!("heki: VM of process {pid}: LEARNING: {nr} pages were reported, all others are allowed without a report\n");
+}
+
 /// A saved state took effect or was refused.
 pub(crate) fn restored(vcpu: &Vcpu<'_>, outcome: Result<(), Refusal>) {
     if !vcpu.log_allowed() {
@@ -78,14 +99,21 @@ pub(crate) fn restored(vcpu: &Vcpu<'_>, outcome: Result<(), Refusal>) {
 }
 
 /// A change of sealed text, or a KEXEC, took effect, or did not.
-pub(crate) fn changed(vcpu: &Vcpu<'_>, op: u32, outcome: Result<u32, Failure>, ret: c_long) {
-    let nr = outcome.unwrap_or(0);
+pub(crate) fn changed(vcpu: &Vcpu<'_>, op: u32, outcome: Result<Done, Failure>, ret: c_long) {
+    let nr = outcome.as_ref().map_or(0, |done| done.nr);
     let why = match &outcome {
         Ok(_) => "done",
         Err(Failure::Refused(refusal)) => refusal.as_str(),
         Err(Failure::Denied(verdict)) => verdict.reason.as_str(),
     };
     vcpu.trace_patch(op, nr, why, ret);
+    if let Ok(Done {
+        learned: Some(denial),
+        ..
+    }) = &outcome
+    {
+        report(vcpu, denial, true);
+    }
     match (outcome, op) {
         (Ok(_), abi::HEKI_OP_PATCH) => {
             vcpu.count(bindings::KVM_HEKI_COUNT_PATCH, 1);
@@ -93,7 +121,7 @@ pub(crate) fn changed(vcpu: &Vcpu<'_>, op: u32, outcome: Result<u32, Failure>, r
         }
         (Ok(_), abi::HEKI_OP_KEXEC) => {}
         (Ok(_), _) => vcpu.count(bindings::KVM_HEKI_COUNT_GRANT, 1),
-        (Err(Failure::Denied(verdict)), _) => denied(vcpu, &verdict),
+        (Err(Failure::Denied(verdict)), _) => report(vcpu, &verdict, false),
         (Err(Failure::Refused(_)), _) => {
             vcpu.count(bindings::KVM_HEKI_COUNT_REFUSED, 1);
             if vcpu.log_allowed() {
@@ -108,8 +136,16 @@ pub(crate) fn changed(vcpu: &Vcpu<'_>, op: u32, outcome: Result<u32, Failure>, r
     }
 }
 
-/// The guest was denied something.
-pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
+/// Whether what is to be denied is denied, or allowed because its class learns; reports it as the
+/// one or the other.
+pub(crate) fn denies(vm: &Vm, vcpu: &Vcpu<'_>, denial: &Verdict) -> bool {
+    let learned = vm.policy(vcpu.reader()).learns(denial.access);
+    report(vcpu, denial, learned);
+    !learned
+}
+
+/// The guest was denied something, or would have been.
+fn report(vcpu: &Vcpu<'_>, denial: &Verdict, learned: bool) {
     let (counter, access) = match denial.access {
         Access::Write => (
             bindings::KVM_HEKI_COUNT_WRITE,
@@ -129,6 +165,7 @@ pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
     let event = Denied {
         access,
         reason: reason_code(denial.reason),
+        learned,
         ..Denied::default()
     };
     let event = match denial.victim {
@@ -147,7 +184,7 @@ pub(crate) fn denied(vcpu: &Vcpu<'_>, denial: &Verdict) {
         vcpu.tell_denial(class_code(denial.access), &event);
     }
     if vcpu.log_allowed() {
-        log_denial(vcpu.pid(), denial);
+        log_denial(vcpu.pid(), denial, learned);
     }
 }
 
@@ -159,26 +196,31 @@ fn counter_of(victim: Victim) -> u32 {
     }
 }
 
-fn log_denial(pid: i32, denial: &Verdict) {
+fn log_denial(pid: i32, denial: &Verdict, learned: bool) {
+    let denied = if learned {
+        "LEARNING: would have denied"
+    } else {
+        "denied"
+    };
     let access = denial.access.as_str();
     let reason = denial.reason.as_str();
     match denial.victim {
         Victim::Gfn(gfn) => {
-            pr_info!("heki: VM of process {pid}: denied {access} of gfn {gfn:#x}: {reason}\n")
+            pr_info!("heki: VM of process {pid}: {denied} {access} of gfn {gfn:#x}: {reason}\n")
         }
         Victim::Text(va) => {
-            pr_info!("heki: VM of process {pid}: denied {access} of text {va:#x}: {reason}\n")
+            pr_info!("heki: VM of process {pid}: {denied} {access} of text {va:#x}: {reason}\n")
         }
         Victim::Register { reg, index, bits } => match reg {
             abi::HEKI_REG_MSR => pr_info!(
-                "heki: VM of process {pid}: denied changing bits {bits:#x} of MSR {index:#x}: {reason}\n"
+                "heki: VM of process {pid}: {denied} changing bits {bits:#x} of MSR {index:#x}: {reason}\n"
             ),
             _ if registers::is_kept(reg) => {
                 let name = registers::name(reg, index);
-                pr_info!("heki: VM of process {pid}: denied changing bits {bits:#x} of {name}: {reason}\n")
+                pr_info!("heki: VM of process {pid}: {denied} changing bits {bits:#x} of {name}: {reason}\n")
             }
             _ => pr_info!(
-                "heki: VM of process {pid}: denied clearing bits {bits:#x} of CR{reg}: {reason}\n"
+                "heki: VM of process {pid}: {denied} clearing bits {bits:#x} of CR{reg}: {reason}\n"
             ),
         },
     }

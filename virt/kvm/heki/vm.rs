@@ -19,6 +19,7 @@ use crate::{
         },
         slots::SlotsLock, //
     },
+    learn::Learned,
     policy::{
         lifecycle::{
             self,
@@ -91,16 +92,19 @@ pub(crate) struct Seal {
     pub(crate) held: Arc<KVVec<Held>>,
     /// What changes of text are judged by.
     pub(crate) text: Arc<text::Facts>,
+    /// What the guest was let do all the same, if its VM learns.
+    pub(crate) learned: Option<Arc<Learned>>,
 }
 
 impl Seal {
-    /// What a checked `request` describes, with what was gathered for it.
+    /// What a checked `request` describes, under `policy`, with what was gathered for it.
     ///
     /// # Errors
     ///
     /// [`Refusal::NoMemory`].
     pub(crate) fn new(
         request: &Request<'_>,
+        policy: &Policy,
         regions: KVVec<Region>,
         order: KVVec<u32>,
         held: KVVec<Held>,
@@ -116,6 +120,7 @@ impl Seal {
             pins: request.pins(),
             held,
             text,
+            learned: Learned::of(policy)?,
         };
         KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)
     }
@@ -144,6 +149,7 @@ impl Seal {
             pins: self.pins,
             held: self.held.clone(),
             text: self.text.clone(),
+            learned: self.learned.clone(),
         };
         KBox::new(seal, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)
     }

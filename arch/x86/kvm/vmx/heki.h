@@ -31,13 +31,13 @@ static inline void vmx_heki_recalc_intercepts(struct kvm_vcpu *vcpu)
 #ifdef CONFIG_KVM_HEKI
 static inline unsigned long vmx_heki_cr0_on(struct kvm_vcpu *vcpu)
 {
-	unsigned long on = kvm_heki_cr0_on(vcpu);
+	unsigned long pinned = kvm_heki_cr0_pinned(vcpu);
 
 	if (vcpu->kvm->arch.heki && !is_guest_mode(vcpu)) {
-		vcpu->arch.cr0_guest_owned_bits = vmx_l1_guest_owned_cr0_bits() & ~on;
+		vcpu->arch.cr0_guest_owned_bits = vmx_l1_guest_owned_cr0_bits() & ~pinned;
 		vmcs_writel(CR0_GUEST_HOST_MASK, ~vcpu->arch.cr0_guest_owned_bits);
 	}
-	return on;
+	return kvm_heki_cr0_on(vcpu);
 }
 
 static inline unsigned long vmx_heki_cr4_on(struct kvm_vcpu *vcpu)

@@ -93,7 +93,9 @@ fn source_constants() -> Vec<String> {
         .filter_map(|line| line.strip_prefix("pub const "))
         .filter_map(|rest| rest.split_once(':'))
         .map(|(name, _)| name.to_owned())
-        .filter(|name| name != "HEADER_BYTES" && (name == "KVM_EXIT_HEKI" || !name.starts_with("KVM_E")))
+        .filter(|name| {
+            name != "HEADER_BYTES" && (name == "KVM_EXIT_HEKI" || !name.starts_with("KVM_E"))
+        })
         .collect()
 }
 
@@ -169,6 +171,7 @@ fn constants_have_the_values_of_the_header() {
         HEKI_MAX_SCAN_BYTES,
         HEKI_MAX_KEXEC_CHUNK,
         HEKI_MAX_KEXEC_BYTES,
+        HEKI_MAX_LEARNED,
         HEKI_STATE_OFF,
         HEKI_STATE_OPEN,
         HEKI_STATE_SEALED,
@@ -275,6 +278,7 @@ fn constants_have_the_values_of_the_header() {
         HEKI_ACTION_GP,
         HEKI_ACTION_EXIT,
         HEKI_ACTION_PAUSE,
+        HEKI_ACTION_LEARN,
         HEKI_ACTION_COUNT,
         HEKI_EXIT_REQUEST,
         HEKI_EXIT_DENIAL,
@@ -283,6 +287,7 @@ fn constants_have_the_values_of_the_header() {
         HEKI_EXIT_HAS_VA,
         HEKI_EXIT_HAS_REG,
         HEKI_EXIT_IS_PAUSE,
+        HEKI_EXIT_IS_LEARNED,
         HEKI_REASON_SEALED,
         HEKI_REASON_NOT_EXECUTABLE,
         HEKI_REASON_PAGE_WALK,
@@ -314,7 +319,9 @@ fn structs_have_the_fields_of_the_header() {
             max_bytes,
             max_ranges,
             max_pins,
-            patch
+            patch,
+            learning,
+            reserved
         }),
         layout!(Seal {
             version,

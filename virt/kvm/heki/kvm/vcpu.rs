@@ -217,6 +217,7 @@ impl<'a> Vcpu<'a> {
                 denied.index,
                 denied.bits,
                 denied.reason,
+                denied.learned,
             )
         }
     }
@@ -239,6 +240,8 @@ pub(crate) struct Denied {
     pub(crate) bits: u64,
     /// `KVM_HEKI_REASON_*`.
     pub(crate) reason: u32,
+    /// Whether it only would have been a denial.
+    pub(crate) learned: bool,
 }
 
 /// What the header of a SEAL request asked for, as the tracepoint shows it.

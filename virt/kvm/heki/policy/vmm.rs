@@ -3,13 +3,15 @@
 //! What the VMM decides: its policy, and its answer to a request.
 //!
 //! Neighbours: `abi` for the layout, [`request`](super::request) for the SEAL that a policy is held
-//! against. Locks: none.
+//! against, [`verdict`](super::verdict) for the classes of denials. Locks: none.
 
 use super::{
     abi,
     refusal::Refusal,
     registers,
-    request::Request, //
+    request::Request,
+    rights::Rights,
+    verdict::Access, //
 };
 
 /// The operations that consent can be asked for, as bits `1 << HEKI_OP_*`.
@@ -19,7 +21,19 @@ pub const CONSENT: u32 = 1 << abi::HEKI_OP_SEAL
     | 1 << abi::HEKI_OP_RELEASE
     | 1 << abi::HEKI_OP_KEXEC;
 
-/// What a denial does, besides the error that the guest gets in any case.
+/// Each class of denials: what the guest tried, `1 << HEKI_CLASS_*`, its name behind a blank.
+const CLASSES: [(Access, u32, &str); 4] = [
+    (Access::Write, 1 << abi::HEKI_CLASS_WRITE, " write"),
+    (Access::Fetch, 1 << abi::HEKI_CLASS_EXEC, " exec"),
+    (
+        Access::Register,
+        1 << abi::HEKI_CLASS_REGISTER,
+        " registers",
+    ),
+    (Access::Patch, 1 << abi::HEKI_CLASS_PATCH, " patch"),
+];
+
+/// What a denial does, besides the error that the guest gets, but for the last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Action {
     /// Nothing.
@@ -29,6 +43,8 @@ pub enum Action {
     Exit,
     /// It exits to the VMM, and no vCPU runs until the VMM says so.
     Pause,
+    /// It exits to the VMM, and what was denied happens: nothing is protected.
+    Learn,
 }
 
 impl Action {
@@ -37,6 +53,7 @@ impl Action {
             abi::HEKI_ACTION_GP => Some(Self::Gp),
             abi::HEKI_ACTION_EXIT => Some(Self::Exit),
             abi::HEKI_ACTION_PAUSE => Some(Self::Pause),
+            abi::HEKI_ACTION_LEARN => Some(Self::Learn),
             _ => None,
         }
     }
@@ -46,6 +63,7 @@ impl Action {
             Self::Gp => abi::HEKI_ACTION_GP,
             Self::Exit => abi::HEKI_ACTION_EXIT,
             Self::Pause => abi::HEKI_ACTION_PAUSE,
+            Self::Learn => abi::HEKI_ACTION_LEARN,
         }
     }
 }
@@ -58,7 +76,8 @@ pub struct BadPolicy;
 ///
 /// # Invariants
 ///
-/// All bits are known, and execution is allowed only together with all that it takes.
+/// All bits are known, execution is allowed only together with all that it takes, and what is not
+/// learned does not rest on what is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
     allowed: u32,
@@ -89,8 +108,9 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// [`BadPolicy`] for another version, for what this version does not know, and for execution
-    /// without writes and registers: memory that runs is not written, and SMEP must be pinned.
+    /// [`BadPolicy`] for another version, for what this version does not know, for execution without
+    /// writes and registers: memory that runs is not written, and SMEP must be pinned; and for
+    /// a class that holds only as long as one that learns does.
     pub fn parse(wire: &abi::Policy) -> Result<Self, BadPolicy> {
         let exec_needs = abi::HEKI_PROT_WRITE | abi::HEKI_PROT_CR;
         let known = wire.version == abi::HEKI_ABI_VERSION
@@ -103,15 +123,71 @@ impl Policy {
             return Err(BadPolicy);
         }
         let action = |action| Action::from_abi(action).ok_or(BadPolicy);
-        // INVARIANT: Checked above.
-        Ok(Self {
+        let policy = Self {
             allowed: wire.allowed,
             consent: wire.consent,
             write: action(wire.write)?,
             exec: action(wire.exec)?,
             register: action(wire.reg)?,
             patch: action(wire.patch)?,
-        })
+        };
+        if !policy.is_consistent() {
+            return Err(BadPolicy);
+        }
+        // INVARIANT: Checked above.
+        Ok(policy)
+    }
+
+    /// Whether nothing that is held can be undone by what is learned. Text that runs would be written
+    /// or run without SMEP, and sealed text be changed by request.
+    fn is_consistent(&self) -> bool {
+        let exec_holds = self.allows(abi::HEKI_PROT_EXEC) && !self.learns(Access::Fetch);
+        let write_holds = !self.learns(Access::Write);
+        let is_undone =
+            (exec_holds && self.learning() != 0) || (write_holds && self.learns(Access::Patch));
+        !is_undone
+    }
+
+    /// Whether denials of this class are reported and allowed.
+    pub fn learns(&self, access: Access) -> bool {
+        let action = match access {
+            Access::Write => self.write,
+            Access::Fetch => self.exec,
+            Access::Register => self.register,
+            Access::Patch => self.patch,
+        };
+        action == Action::Learn
+    }
+
+    /// The classes that learn, as bits `1 << HEKI_CLASS_*`.
+    pub fn learning(&self) -> u32 {
+        CLASSES
+            .into_iter()
+            .filter(|(access, ..)| self.learns(*access))
+            .fold(0, |bits, (_, class, _)| bits | class)
+    }
+
+    /// The names of the classes that learn, each behind a blank, and nothing for the others.
+    pub fn learning_words(&self) -> [&'static str; 4] {
+        CLASSES.map(|(access, _, word)| if self.learns(access) { word } else { "" })
+    }
+
+    /// The rights to memory that are learned.
+    pub fn learned_rights(&self) -> Rights {
+        Rights::new(self.learns(Access::Write), self.learns(Access::Fetch))
+    }
+
+    /// Those of the `protections` (`HEKI_PROT_*`) that hold because their class does not learn.
+    pub fn holding(&self, protections: u32) -> u32 {
+        let registers = abi::HEKI_PROT_CR | abi::HEKI_PROT_MSR | abi::HEKI_PROT_DT;
+        [
+            (Access::Write, abi::HEKI_PROT_WRITE),
+            (Access::Fetch, abi::HEKI_PROT_EXEC),
+            (Access::Register, registers),
+        ]
+        .into_iter()
+        .filter(|(access, _)| self.learns(*access))
+        .fold(protections, |left, (_, lost)| left & !lost)
     }
 
     /// The policy as [`Self::parse`] takes it.

@@ -5,6 +5,8 @@
 use heki_abi::*;
 use heki_policy::refusal::Refusal;
 use heki_policy::request::{Caps, Request};
+use heki_policy::rights::Rights;
+use heki_policy::verdict::Access;
 use heki_policy::vmm::{Answer, BadPolicy, Policy, CONSENT};
 use proptest::prelude::*;
 use zerocopy::IntoBytes;
@@ -114,6 +116,84 @@ fn every_class_has_its_own_action() {
     assert_eq!(
         Policy::parse(&wanted).map(|policy| policy.abi()),
         Ok(wanted)
+    );
+}
+
+const ALL_LEARN: [u32; 4] = [HEKI_ACTION_LEARN; 4];
+
+fn with_actions(allowed: u32, [write, exec, reg, patch]: [u32; 4]) -> heki_abi::Policy {
+    heki_abi::Policy {
+        allowed,
+        write,
+        exec,
+        reg,
+        patch,
+        ..wire()
+    }
+}
+
+/// What is held must not rest on what is learned.
+#[test]
+fn what_learns_keeps_nothing_that_holds() {
+    for classes in 0..16u32 {
+        let learn = |class: u32| classes & 1 << class != 0;
+        let actions = [0, 1, 2, 3].map(|class| match learn(class) {
+            true => HEKI_ACTION_LEARN,
+            false => HEKI_ACTION_EXIT,
+        });
+        for allowed in [
+            0,
+            HEKI_PROT_WRITE,
+            HEKI_PROT_WRITE | HEKI_PROT_CR,
+            HEKI_PROT_ALL,
+        ] {
+            let exec_holds = allowed & HEKI_PROT_EXEC != 0 && !learn(HEKI_CLASS_EXEC);
+            let bad = (exec_holds && classes != 0)
+                || (learn(HEKI_CLASS_PATCH) && !learn(HEKI_CLASS_WRITE));
+            let parsed = Policy::parse(&with_actions(allowed, actions));
+            assert_eq!(parsed.is_err(), bad, "{classes:#b} {allowed:#x}");
+            if let Ok(policy) = parsed {
+                assert_eq!(policy.learning(), classes);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_learns_holds_nothing() {
+    let policy = Policy::default();
+    assert_eq!(policy.learning(), 0);
+    assert_eq!(policy.learning_words(), [""; 4]);
+    assert_eq!(policy.learned_rights(), Rights::NONE);
+    assert_eq!(policy.holding(HEKI_PROT_ALL), HEKI_PROT_ALL);
+
+    let policy = Policy::parse(&with_actions(HEKI_PROT_ALL, ALL_LEARN)).unwrap();
+    assert_eq!(policy.learning(), 0xf);
+    assert_eq!(
+        policy.learning_words().concat(),
+        " write exec registers patch"
+    );
+    assert_eq!(policy.learned_rights(), Rights::ALL);
+    assert_eq!(policy.holding(HEKI_PROT_ALL), 0);
+    // It may be asked for, or there would be nothing to learn.
+    assert!(policy.allows(HEKI_PROT_ALL));
+
+    let exec = [0, HEKI_ACTION_LEARN, HEKI_ACTION_PAUSE, HEKI_ACTION_GP];
+    let policy = Policy::parse(&with_actions(HEKI_PROT_ALL, exec)).unwrap();
+    assert_eq!(policy.learning_words().concat(), " exec");
+    assert_eq!(policy.learned_rights(), Rights::EXEC);
+    assert_eq!(
+        policy.holding(HEKI_PROT_ALL),
+        HEKI_PROT_ALL & !HEKI_PROT_EXEC
+    );
+    assert!(policy.learns(Access::Fetch) && !policy.learns(Access::Write));
+
+    let registers = [0, 0, HEKI_ACTION_LEARN, 0];
+    let allowed = HEKI_PROT_ALL & !HEKI_PROT_EXEC;
+    let policy = Policy::parse(&with_actions(allowed, registers)).unwrap();
+    assert_eq!(
+        policy.holding(HEKI_PROT_ALL),
+        HEKI_PROT_WRITE | HEKI_PROT_EXEC
     );
 }
 
@@ -251,7 +331,10 @@ proptest! {
         let known = version == HEKI_ABI_VERSION && reserved == 0
             && allowed < 32 && (allowed & 2 == 0 || allowed & 5 == 5)
             && consent & 0x61 == 0 && consent < 256
-            && [write, exec, reg, patch].iter().all(|&action| action < 3);
+            && [write, exec, reg, patch].iter().all(|&action| action < 4);
+        let learn = [write, exec, reg, patch].map(|action| action == 3);
+        let rests = (allowed & 2 != 0 && !learn[1] && learn.contains(&true)) || (learn[3] && !learn[0]);
+        let known = known && !rests;
         match Policy::parse(&wire) {
             Ok(policy) => {
                 prop_assert_eq!(policy.abi(), wire);
