@@ -19,7 +19,10 @@ use crate::{
     },
     ranges::Span,
     require,
-    seal::Plan,
+    seal::{
+        Plan,
+        LEARNING, //
+    },
     sections::Sections, //
 };
 
@@ -57,6 +60,9 @@ const TARGETS: [(u32, &str); 3] = [
 
 /// Says what is held.
 pub(crate) fn sealed(plan: &Plan, sections: &Sections) {
+    if plan.learning != 0 {
+        pr_warn!("LEARNING: this kernel is sealed, but not protected from what the host only reports\n");
+    }
     for ((prot, name), offer) in require::NAMES.iter().zip(plan.offers()) {
         match offer {
             Ok(()) => pr_info!("{}: held: {}\n", name, promise(*prot)),
@@ -72,9 +78,13 @@ pub(crate) fn sealed(plan: &Plan, sections: &Sections) {
             sections.writable_text >> 10
         );
     }
-    bits(&plan.registers);
-    rows(&plan.registers);
-    changes(plan.patch);
+    if plan.learning & 1 << abi::HEKI_CLASS_REGISTER != 0 {
+        pr_warn!("bits of registers: not held: {}\n", LEARNING);
+    } else {
+        bits(&plan.registers);
+        rows(&plan.registers);
+    }
+    changes(plan.patch, plan.learning & 1 << abi::HEKI_CLASS_PATCH == 0);
     if plan.patch != 0 {
         frozen();
     }
@@ -95,10 +105,14 @@ fn frozen() {
     }
 }
 
-/// What becomes of changes of text.
-fn changes(patch: u32) {
+/// What becomes of changes of text, which the host checks or not.
+fn changes(patch: u32, checked: bool) {
     if patch == 0 {
         pr_warn!("changes of text: not served by the host: use no tracing, probes or other clocksources\n");
+        return;
+    }
+    if !checked {
+        pr_warn!("changes of text: made by the host, not checked: {}\n", LEARNING);
         return;
     }
     for (bit, name, missing) in CHANGES {

@@ -65,7 +65,12 @@ pub(crate) struct Plan {
     pub(crate) registers: Registers,
     /// Which changes of text the host serves, and what it checks of them; 0 if text stays as it is.
     pub(crate) patch: u32,
+    /// `1 << HEKI_CLASS_*` of what the host would deny, but allows.
+    pub(crate) learning: u32,
 }
+
+/// Why nothing is held where the host only learns.
+pub(crate) const LEARNING: &str = "LEARNING: the host reports what it would deny, and allows it";
 
 /// Seals this kernel. `require` and `bpf` are the module's parameters.
 pub(crate) fn load(require: &[u8], bpf: &[u8]) -> Result {
@@ -197,7 +202,18 @@ impl Plan {
             dt,
             registers,
             patch,
+            learning: query.learning,
         })
+    }
+
+    /// Whether the host only learns what the protection `prot` would deny.
+    fn learns(&self, prot: u32) -> bool {
+        let class = match prot {
+            abi::HEKI_PROT_WRITE => abi::HEKI_CLASS_WRITE,
+            abi::HEKI_PROT_EXEC => abi::HEKI_CLASS_EXEC,
+            _ => abi::HEKI_CLASS_REGISTER,
+        };
+        self.learning & 1 << class != 0
     }
 
     /// The protections in the order of [`require::NAMES`].
@@ -209,6 +225,7 @@ impl Plan {
     fn check(&self, required: u32) -> Result {
         let mut result = Ok(());
         for ((prot, name), offer) in require::NAMES.iter().zip(self.offers()) {
+            let offer = offer.and(if self.learns(*prot) { Err(LEARNING) } else { Ok(()) });
             if let (Err(why), true) = (offer, required & prot != 0) {
                 pr_err!("require={}: {}; not sealed\n", name, why);
                 result = Err(EOPNOTSUPP);
@@ -226,6 +243,8 @@ impl Plan {
         let confirm = |prot, offer: Offer| {
             offer.and(if query.held & prot != 0 {
                 Ok(())
+            } else if self.learns(prot) {
+                Err(LEARNING)
             } else {
                 Err("the host does not confirm it")
             })
@@ -238,6 +257,7 @@ impl Plan {
             dt: confirm(abi::HEKI_PROT_DT, self.dt),
             registers: self.registers,
             patch: self.patch & query.patch,
+            learning: self.learning,
         }
     }
 }

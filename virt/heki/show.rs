@@ -36,7 +36,8 @@ use crate::{
 struct Shown {
     offers: [Offer; require::NAMES.len()],
     spans: KVec<Span>,
-    registers: Registers,
+    /// `None` if nothing of them is held.
+    registers: Option<Registers>,
 }
 
 static SHOWN: SetOnce<Shown> = SetOnce::new();
@@ -53,7 +54,7 @@ pub(crate) fn keep(plan: Plan, sections: Sections) {
     SHOWN.populate(Shown {
         offers,
         spans,
-        registers: plan.registers,
+        registers: (plan.learning & 1 << abi::HEKI_CLASS_REGISTER == 0).then_some(plan.registers),
     });
     if let Err(err) = ffi::show() {
         pr_warn!(
@@ -124,7 +125,7 @@ impl Shown {
 
     /// The pinned bits of CR0 or CR4 that `value` lacks.
     fn pinned_in(&self, reg: u32, value: u64) -> Option<u64> {
-        let bits = self.registers.mask(reg) & !value;
+        let bits = self.registers.as_ref()?.mask(reg) & !value;
         (bits != 0).then_some(bits)
     }
 }
