@@ -30,6 +30,7 @@ use heki_abi::{
     HEKI_EXIT_HAS_GPA,
     HEKI_EXIT_HAS_REG,
     HEKI_EXIT_HAS_VA,
+    HEKI_EXIT_IS_LEARNED,
     HEKI_EXIT_IS_PAUSE,
     HEKI_EXIT_PAUSED,
     HEKI_EXIT_REQUEST,
@@ -139,6 +140,9 @@ enum Event {
         #[serde(skip_serializing_if = "Option::is_none")]
         bits: Option<String>,
         stop: bool,
+        /// It happened all the same.
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        learned: bool,
     },
 }
 
@@ -308,6 +312,7 @@ fn denial(exit: &Exit, stop: bool) -> Event {
         index: known(HEKI_EXIT_HAS_REG).then(|| hex(exit.index.into())),
         bits: known(HEKI_EXIT_HAS_REG).then(|| hex(exit.bits)),
         stop,
+        learned: known(HEKI_EXIT_IS_LEARNED),
     }
 }
 
@@ -464,6 +469,23 @@ mod tests {
         let next = decide(&Policy::default(), &exit);
         assert_eq!(next, Next::Stop);
         assert!(line(&exit, next).contains("\"gpa\":\"0x1234\",\"stop\":true"));
+    }
+
+    #[test]
+    fn what_is_learned_is_told_as_such() {
+        let exit = Exit {
+            kind: HEKI_EXIT_DENIAL,
+            flags: HEKI_EXIT_HAS_GPA | HEKI_EXIT_IS_LEARNED,
+            denied: HEKI_CLASS_EXEC,
+            ..Exit::default()
+        };
+        let next = decide(&Policy::default(), &exit);
+        assert_eq!(next, Next::Run);
+        let line = line(&exit, next);
+        assert!(
+            line.ends_with("\"gpa\":\"0x0\",\"stop\":false,\"learned\":true}\n"),
+            "{line}"
+        );
     }
 
     #[test]

@@ -16,6 +16,7 @@ use heki_abi::{
     HEKI_ABI_VERSION,
     HEKI_ACTION_EXIT,
     HEKI_ACTION_GP,
+    HEKI_ACTION_LEARN,
     HEKI_ACTION_PAUSE,
     HEKI_MAX_KEXEC_BYTES,
     HEKI_OP_GRANT,
@@ -76,7 +77,7 @@ pub(crate) enum Consent {
     Deny,
 }
 
-/// What a denial does, besides the error that the guest gets.
+/// What a denial does, besides the error that the guest gets, but for the last.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Action {
@@ -87,6 +88,8 @@ pub(crate) enum Action {
     Report,
     /// It becomes an event, and ends the run; the guest runs not one instruction more.
     Stop,
+    /// It becomes an event, and happens all the same: nothing is protected.
+    Learn,
 }
 
 impl Action {
@@ -95,6 +98,7 @@ impl Action {
             Action::Gp => HEKI_ACTION_GP,
             Action::Report => HEKI_ACTION_EXIT,
             Action::Stop => HEKI_ACTION_PAUSE,
+            Action::Learn => HEKI_ACTION_LEARN,
         }
     }
 }
@@ -205,7 +209,68 @@ impl Policy {
             return Err(Flaw("require: lists what allow does not".into()));
         }
         policy.kexec.as_ref().map_or(Ok(()), Kexec::check)?;
+        policy.check_learning()?;
         Ok(policy)
+    }
+
+    /// What is held must not rest on what is only learned, and what is required must be held.
+    fn check_learning(&self) -> Result<(), Flaw> {
+        let flaw = |text: &str| Err(Flaw(text.into()));
+        let learns = |action| action == Action::Learn;
+        let Denials {
+            write,
+            exec,
+            registers,
+            patch,
+        } = self.denials;
+        if learns(patch) && !learns(write) {
+            return flaw("denials: patch learns, so write has to");
+        }
+        if self.allowed() & HEKI_PROT_EXEC != 0 && self.learns() && !learns(exec) {
+            return flaw(
+                "denials: another class learns, so exec has to, or allow must not list it",
+            );
+        }
+        let registers_learn = HEKI_PROT_CR | HEKI_PROT_MSR | HEKI_PROT_DT;
+        for (action, protections) in [
+            (write, HEKI_PROT_WRITE),
+            (exec, HEKI_PROT_EXEC),
+            (registers, registers_learn),
+        ] {
+            if learns(action) && self.required() & protections != 0 {
+                return flaw("require: lists what denials only learns");
+            }
+        }
+        Ok(())
+    }
+
+    /// The classes of denials that are reported and allowed, by their names in the file.
+    pub(crate) fn learning(&self) -> Vec<&'static str> {
+        let Denials {
+            write,
+            exec,
+            registers,
+            patch,
+        } = self.denials;
+        [
+            (write, "write"),
+            (exec, "exec"),
+            (registers, "registers"),
+            (patch, "patch"),
+        ]
+        .into_iter()
+        .filter(|&(action, _)| action == Action::Learn)
+        .map(|(_, name)| name)
+        .collect()
+    }
+
+    fn learns(&self) -> bool {
+        !self.learning().is_empty()
+    }
+
+    /// Whether the guest, and so its devices, may write what it sealed.
+    pub(crate) fn learns_writes(&self) -> bool {
+        self.denials.write == Action::Learn
     }
 
     /// `HEKI_PROT_*` that the guest may ask for; all if the file does not say.
@@ -259,6 +324,7 @@ impl Policy {
             .iter()
             .any(|&op| self.consent(op) == Consent::Report)
             || [write, exec, registers, patch].contains(&Action::Report)
+            || self.learns()
     }
 
     /// The host's part.
@@ -355,6 +421,29 @@ mod tests {
         let text = "allow = [\"write\"]\nrequire = [\"registers\"]";
         assert!(refusal(text).contains("require"));
         assert!(refusal(&" ".repeat(MAX_BYTES as usize)).contains("bytes"));
+    }
+
+    #[test]
+    fn learning_is_whole_and_said() {
+        assert!(refusal("[denials]\npatch = \"learn\"").contains("patch learns"));
+        for class in ["write", "registers"] {
+            let text = format!("[denials]\n{class} = \"learn\"");
+            assert!(refusal(&text).contains("exec has to"), "{text}");
+            let text = format!("allow = [\"write\", \"registers\", \"msrs\"]\n{text}");
+            let policy = Policy::parse(&text).unwrap();
+            assert_eq!(policy.learning(), [class]);
+            assert!(policy.reports());
+            let text = format!("require = [\"{class}\"]\n{text}");
+            assert!(refusal(&text).contains("only learns"), "{text}");
+        }
+        let text = "[denials]\nwrite = \"learn\"\nexec = \"learn\"\nregisters = \"learn\"\npatch = \"learn\"";
+        let policy = Policy::parse(text).unwrap();
+        assert_eq!(policy.learning(), ["write", "exec", "registers", "patch"]);
+        assert!(policy.learns_writes());
+        let wire = policy.abi();
+        let actions = [wire.write, wire.exec, wire.reg, wire.patch];
+        assert_eq!(actions, [HEKI_ACTION_LEARN; 4]);
+        assert!(Policy::default().learning().is_empty() && !Policy::default().learns_writes());
     }
 
     #[test]

@@ -5,10 +5,12 @@
 //! It is a second mapping of the memory that KVM has. `vcpu.rs` has it follow each request of the
 //! guest that changes rights, while no device works: `mmio.rs` owns it, behind its lock. Devices
 //! ask [`View::may_write`] before they write. What they forget the mapping stops: a system call
-//! fails there with `EFAULT`. Locks: none.
+//! fails there with `EFAULT`. Under a policy that learns of writes they write all the same, and the
+//! first one is told. Locks: none.
 
 #![deny(unsafe_code)]
 
+use std::cell::Cell;
 use std::mem;
 use std::sync::Arc;
 
@@ -35,15 +37,20 @@ pub(crate) struct View {
     /// Sorted and disjoint.
     sealed: Vec<Span>,
     heki: Option<Arc<Heki>>,
+    /// What is sealed may be written.
+    learns: bool,
+    told: Cell<bool>,
 }
 
 impl View {
     /// A view of which nothing is sealed. `memory` is mapped for this view alone if there is `heki`.
-    pub(crate) fn new(memory: Memory, heki: Option<Arc<Heki>>) -> Self {
+    pub(crate) fn new(memory: Memory, heki: Option<Arc<Heki>>, learns: bool) -> Self {
         View {
             memory,
             sealed: Vec::new(),
             heki,
+            learns,
+            told: Cell::new(false),
         }
     }
 
@@ -59,7 +66,15 @@ impl View {
         };
         let next = self.sealed.partition_point(|&(_, sealed)| sealed <= addr);
         let open = self.sealed.get(next).is_none_or(|&(start, _)| end <= start);
-        open && self.memory.check_range(GuestAddress(addr), size)
+        (open || self.learn(addr)) && self.memory.check_range(GuestAddress(addr), size)
+    }
+
+    /// Whether a device may write what is sealed.
+    fn learn(&self, addr: u64) -> bool {
+        if self.learns && !self.told.replace(true) {
+            eprintln!("heki-vmm: LEARNING: a device writes to {addr:#x}, which is sealed; others are not told");
+        }
+        self.learns
     }
 
     /// Takes over what the host holds sealed now.
@@ -73,6 +88,10 @@ impl View {
     }
 
     fn change(&mut self, old: &[Span], sealed: Vec<Span>) -> Result<(), Error> {
+        if self.learns {
+            self.sealed = sealed;
+            return Ok(());
+        }
         let new = &sealed;
         for span in old.iter().filter(|span| new.binary_search(span).is_err()) {
             memory::protect(&self.memory, span, false)?;
@@ -112,7 +131,7 @@ pub(crate) mod tests {
     /// Two MiB for KVM, and a view of them of which `sealed` is sealed.
     pub(crate) fn view(sealed: &[Span]) -> (Memory, View) {
         let memory = memory::allocate(2 * MIB, true).unwrap();
-        let mut view = View::new(memory::map_again(&memory).unwrap(), None);
+        let mut view = View::new(memory::map_again(&memory).unwrap(), None, false);
         view.change(&[], sealed.to_vec()).unwrap();
         (memory, view)
     }
@@ -158,6 +177,18 @@ pub(crate) mod tests {
         ] {
             assert_eq!(view.may_write(addr, len), may, "{addr:#x} {len:#x}");
         }
+    }
+
+    #[test]
+    fn where_writes_are_learned_nothing_is_refused_but_what_is_no_memory() {
+        let memory = memory::allocate(2 * MIB, true).unwrap();
+        let mut view = View::new(memory::map_again(&memory).unwrap(), None, true);
+        view.change(&[], vec![(PAGE, 2 * PAGE)]).unwrap();
+        assert!(view.may_write(0, PAGE) && !view.told.get());
+        assert!(view.may_write(PAGE, 8) && view.told.get());
+        assert!(!view.may_write(2 * MIB, 1));
+        view.memory().write_obj(7u64, GuestAddress(PAGE)).unwrap();
+        assert_eq!(memory.read_obj::<u64>(GuestAddress(PAGE)).unwrap(), 7);
     }
 
     /// A system call that writes through the view fails, whoever forgot to ask.

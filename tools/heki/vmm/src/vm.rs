@@ -94,6 +94,7 @@ use crate::mmio::{
     Transport, //
 };
 use crate::monitor::Monitor;
+use crate::policy::Policy;
 use crate::profile::Profile;
 use crate::snapshot::{
     Machine,
@@ -163,17 +164,22 @@ impl Vm {
         if let (true, Some(monitor)) = (args.devices_follow(), &mut monitor) {
             monitor.follow_rights();
         }
+        let policy = monitor.as_ref().map(Monitor::policy);
+        let learning = policy.map(Policy::learning).unwrap_or_default();
+        if !learning.is_empty() {
+            eprintln!(
+                "heki-vmm: LEARNING: the guest is not protected: denials are reported and allowed: {}",
+                learning.join(", ")
+            );
+        }
+        let learns_writes = policy.is_some_and(Policy::learns_writes);
         let disk = args.disk.as_ref().map(Disk::open).transpose()?;
         let kvm = open_kvm()?;
         check_cpus(&kvm, args.cpus)?;
         let memory = memory::allocate(args.memory, args.devices_follow())?;
         let fd = create_vm(&kvm)?;
         let heki = match args.heki {
-            true => Some(Arc::new(Heki::enable(
-                &fd,
-                profile.as_ref(),
-                monitor.as_ref().map(Monitor::policy),
-            )?)),
+            true => Some(Arc::new(Heki::enable(&fd, profile.as_ref(), policy)?)),
             false => None,
         };
         memory::register(&fd, &memory)?;
@@ -184,7 +190,7 @@ impl Vm {
             false => None,
         };
         let disk = match disk {
-            Some(disk) => Some(wire_disk(&fd, disk, &memory, heki.clone())?),
+            Some(disk) => Some(wire_disk(&fd, disk, &memory, heki.clone(), learns_writes)?),
             None => None,
         };
         let output = Output::stdout().map_err(Error::os("open standard output"))?;
@@ -674,6 +680,7 @@ fn wire_disk(
     disk: Disk,
     memory: &Memory,
     heki: Option<Arc<Heki>>,
+    learns: bool,
 ) -> Result<Transport, Error> {
     let memory = match &heki {
         Some(_) => memory::map_again(memory)?,
@@ -681,7 +688,7 @@ fn wire_disk(
     };
     Transport::new(
         disk,
-        View::new(memory, heki),
+        View::new(memory, heki, learns),
         wire_interrupt(vm, mmio::IRQ)?,
     )
 }
