@@ -110,7 +110,7 @@ pub(crate) enum What {
         /// The hypercall's result.
         ret: i64,
     },
-    /// It was denied something.
+    /// It was denied something, or would have been.
     Denial {
         /// What that was.
         class: Class,
@@ -119,6 +119,9 @@ pub(crate) enum What {
         target: Target,
         /// Why.
         reason: String,
+        /// Whether it happened all the same, since the VM learns.
+        #[serde(default, skip_serializing_if = "is_false")]
+        learned: bool,
     },
 }
 
@@ -189,6 +192,10 @@ impl Event {
             _ => None,
         }
     }
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// How many events a line of `trace_pipe` says were lost.
@@ -272,6 +279,10 @@ fn denial(words: &mut Words<'_>) -> Option<What> {
     let bits = words.number_of("bits")?;
     words.skip("reason")?;
     let reason = words.next()?.to_owned();
+    let learned = match words.next() {
+        None => false,
+        Some(word) => (word == "learned").then_some(true)?,
+    };
     let (class, target) = match access.as_str() {
         "write" => (Class::Write, Target::Frame { gfn }),
         "fetch" => (Class::Exec, Target::Frame { gfn }),
@@ -290,6 +301,7 @@ fn denial(words: &mut Words<'_>) -> Option<What> {
         class,
         target,
         reason,
+        learned,
     })
 }
 
@@ -342,14 +354,21 @@ impl fmt::Display for What {
                 class,
                 target,
                 reason,
+                learned,
             } => {
+                let denied = if *learned {
+                    "LEARNING: would be DENIED:"
+                } else {
+                    "DENIED"
+                };
                 let attempt = match class {
                     Class::Write => "write of",
                     Class::Exec => "execution of",
                     Class::Registers => "change of",
                     Class::Patch => "patch of",
                 };
-                write!(f, "DENIED {attempt} {target} [{}.{reason}]", class.as_str())
+                let class = class.as_str();
+                write!(f, "{denied} {attempt} {target} [{class}.{reason}]")
             }
         }
     }

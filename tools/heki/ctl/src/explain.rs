@@ -52,6 +52,9 @@ pub(crate) struct Explanation {
     /// What it was aimed at.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) at: Option<String>,
+    /// What became of it, if it was not denied.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) outcome: Option<&'static str>,
     /// Why the answer was no.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) why: Option<String>,
@@ -137,7 +140,11 @@ fn explain(event: &Event, symbols: Option<&Symbols>, text_gpa: Option<u64>) -> E
             class,
             target,
             reason,
+            learned,
         } => {
+            explanation.outcome = learned.then_some(
+                "LEARNING: it was reported and allowed; this VM is not protected from it",
+            );
             explanation.attempted = attempt(*class).to_owned();
             explanation.at = Some(describe(target, symbols, text_gpa));
             match reasons::find(reason) {
@@ -205,6 +212,7 @@ fn print(explanation: &Explanation, out: &mut dyn Write) -> Result<(), Error> {
         ("attempted", Some(explanation.attempted.as_str())),
         ("by", explanation.by.as_deref()),
         ("at", explanation.at.as_deref()),
+        ("outcome", explanation.outcome),
         ("denied as", explanation.why.as_deref()),
         ("invariant", explanation.invariant.as_deref()),
         ("unless attacked", explanation.otherwise),

@@ -87,9 +87,66 @@ fn an_event_is_read_whole() {
         class: Class::Registers,
         target,
         reason: "pinned".to_owned(),
+        learned: false,
     };
     assert_eq!(event.what, denial);
     assert_eq!(event.id().as_deref(), Some("registers.pinned"));
+}
+
+#[test]
+fn what_is_learned_says_so() {
+    let denied =
+        "vcpu0-7 [001] d..1. 1.5: kvm_heki_deny: vcpu 0 rip 0x1 access write gfn 0x2 va 0x0 cr0 \
+                  index 0x0 bits 0x0 reason sealed";
+    let event = Event::parse(&format!("{denied} learned")).unwrap();
+    assert_eq!(event.id().as_deref(), Some("write.sealed"));
+    let text = event.to_string();
+    assert!(
+        text.contains(
+            ": LEARNING: would be DENIED: write of guest physical page 0x2000 [write.sealed]"
+        ),
+        "{text}"
+    );
+    let json = serde_json::to_string(&event).unwrap();
+    assert!(json.contains(r#""learned":true"#), "{json}");
+    assert_eq!(Event::parse_any(&json), Some(event));
+    let outcome = |line: &str| explain_line(line, None, None).unwrap().outcome;
+    assert!(outcome(&format!("{denied} learned"))
+        .unwrap()
+        .starts_with("LEARNING"));
+    assert_eq!(outcome(denied), None);
+    let json = serde_json::to_string(&Event::parse(denied).unwrap()).unwrap();
+    assert!(!json.contains("learned"), "{json}");
+    for bad in ["lerned", "learned learned", "denied"] {
+        assert_eq!(Event::parse(&format!("{denied} {bad}")), None);
+    }
+}
+
+#[test]
+fn a_vm_that_learns_holds_nothing_of_it() {
+    let text = "state sealed\nlearning write registers\nexec allow-list\npin cr0 0x10000\n\
+                range 0x1000-0x1fff r-x text\n";
+    let state = State::parse(text);
+    assert_eq!(state.learning, ["write", "registers"]);
+    let held: Vec<_> = state
+        .protections()
+        .iter()
+        .map(|one| (one.name, one.held))
+        .collect();
+    let expected = [
+        ("write", false),
+        ("exec", true),
+        ("cr", false),
+        ("msr", false),
+        ("dt", false),
+    ];
+    assert_eq!(held, expected);
+    let why = |at: usize| state.protections().get(at).unwrap().why.unwrap();
+    assert!(why(0).starts_with("LEARNING") && why(2).starts_with("LEARNING"));
+    assert!(!why(3).starts_with("LEARNING"));
+    assert!(State::parse("state sealed\nexec free\n")
+        .learning
+        .is_empty());
 }
 
 /// A VMM's thread may call itself whatever it likes.

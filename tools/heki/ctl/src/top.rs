@@ -83,7 +83,10 @@ struct Table {
 
 impl Table {
     fn add(&mut self, event: &Event) {
-        let What::Denial { target, .. } = &event.what else {
+        let What::Denial {
+            target, learned, ..
+        } = &event.what
+        else {
             return;
         };
         let Some(mut key) = Key::of(event) else {
@@ -100,7 +103,10 @@ impl Table {
         });
         row.total = row.total.saturating_add(1);
         row.new = row.new.saturating_add(1);
-        row.last = target.to_string();
+        row.last = match learned {
+            true => format!("{target} (LEARNING: allowed)"),
+            false => target.to_string(),
+        };
     }
 
     /// The rows with the most, and the counts of this view start anew.

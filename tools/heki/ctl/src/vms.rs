@@ -37,6 +37,9 @@ const UNKNOWN: &str = "unknown, for debugfs is not mounted";
 pub(crate) struct State {
     /// `open`, `sealed`, or [`UNKNOWN`].
     pub(crate) state: String,
+    /// The classes of denials that are reported and allowed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) learning: Vec<String>,
     /// Whether supervisor mode runs only what the guest listed.
     pub(crate) exec: bool,
     /// Pinned registers: name and bits.
@@ -105,6 +108,7 @@ impl State {
             let (name, rest) = line.split_once(' ').unwrap_or((line, ""));
             match name {
                 "state" => state.state = host::printable(rest),
+                "learning" => state.learning.extend(rest.split(' ').map(host::printable)),
                 "exec" => state.exec = rest == "allow-list",
                 "pin" => state.pins.extend(pin(rest)),
                 "range" => state.ranges.extend(range(rest)),
@@ -129,15 +133,22 @@ impl State {
     /// What is held.
     pub(crate) fn protections(&self) -> Vec<Protection> {
         let asked = [
-            ("write", !self.ranges.is_empty()),
-            ("exec", self.exec),
-            ("cr", self.pins_any(&["cr0", "cr4"])),
-            ("msr", self.pins_any(&["msr", "xcr0"])),
-            ("dt", self.pins_any(&["idtr", "gdtr", "ldtr", "tr"])),
+            ("write", "write", !self.ranges.is_empty()),
+            ("exec", "exec", self.exec),
+            ("cr", "registers", self.pins_any(&["cr0", "cr4"])),
+            ("msr", "registers", self.pins_any(&["msr", "xcr0"])),
+            (
+                "dt",
+                "registers",
+                self.pins_any(&["idtr", "gdtr", "ldtr", "tr"]),
+            ),
         ];
-        let protection = |(name, held)| {
+        let protection = |(name, class, held)| {
             let why = match (self.state.as_str(), held) {
                 (UNKNOWN, _) => Some("unknown"),
+                ("sealed", true) if self.learning.iter().any(|one| one == class) => {
+                    Some("LEARNING: what it would deny is reported and allowed")
+                }
                 ("sealed", true) => None,
                 ("sealed", false) => {
                     Some("the guest did not ask for it, or could not: its log says why")
@@ -281,6 +292,13 @@ impl fmt::Display for Vm {
             "VM of process {} ({command}): {}",
             self.process, self.state.state
         )?;
+        if !self.state.learning.is_empty() {
+            let classes = self.state.learning.join(", ");
+            writeln!(
+                f,
+                "  LEARNING, NOT PROTECTED: denials are reported and allowed: {classes}"
+            )?;
+        }
         for Protection { name, why, .. } in &self.protections {
             match why {
                 None => writeln!(f, "  {name}: held")?,
