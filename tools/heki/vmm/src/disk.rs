@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io::{
+    self,
     Seek,
     SeekFrom, //
 };
@@ -92,6 +93,11 @@ impl Disk {
     /// Whether it cannot be written.
     pub(crate) fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// Has the host keep what was written.
+    pub(crate) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 
     /// Does a request: a header, data, and a byte for the status. Returns how many bytes of guest
@@ -182,7 +188,7 @@ impl Disk {
     }
 
     fn flush(&mut self) -> Result<u32, u8> {
-        self.file.sync_data().map_err(|_| STATUS_IOERR)?;
+        self.sync().map_err(|_| STATUS_IOERR)?;
         Ok(0)
     }
 }

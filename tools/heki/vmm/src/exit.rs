@@ -172,9 +172,6 @@ pub(crate) enum Error {
     #[error("cannot use the snapshot {}: {reason}", path.display())]
     Snapshot { path: PathBuf, reason: String },
 
-    #[error("a guest with a disk cannot be saved: its queue is not part of a snapshot")]
-    SnapshotOfDisk,
-
     #[error("cannot {what}: {source}")]
     Os {
         what: &'static str,

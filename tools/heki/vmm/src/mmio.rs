@@ -9,11 +9,17 @@
 
 #![deny(unsafe_code)]
 
+use std::io;
 use std::ops::RangeInclusive;
 
+use serde::{
+    Deserialize,
+    Serialize, //
+};
 use virtio_queue::{
     Queue,
     QueueOwnedT,
+    QueueState,
     QueueT, //
 };
 use vmm_sys_util::eventfd::EventFd as IrqFd;
@@ -79,7 +85,7 @@ mod register {
 }
 
 /// What the driver writes, all zero after a reset.
-#[derive(Default)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Registers {
     status: u32,
     interrupt: u32,
@@ -96,6 +102,31 @@ pub(crate) struct Transport {
     irq: IrqFd,
     queue: Queue,
     registers: Registers,
+}
+
+/// All that the guest may change in the device, and what it knows of the disk.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Image {
+    registers: Registers,
+    #[serde(with = "QueueImage")]
+    queue: QueueState,
+    sectors: u64,
+    read_only: bool,
+}
+
+/// Where the queue is and how far it is served.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "QueueState")]
+struct QueueImage {
+    max_size: u16,
+    next_avail: u16,
+    next_used: u16,
+    event_idx_enabled: bool,
+    size: u16,
+    ready: bool,
+    desc_table: u64,
+    avail_ring: u64,
+    used_ring: u64,
 }
 
 /// The queue is not one: the driver has to reset the device.
@@ -124,6 +155,34 @@ impl Transport {
     /// Takes over what the host holds sealed now.
     pub(crate) fn follow(&mut self) -> Result<(), Error> {
         self.view.follow()
+    }
+
+    /// What the guest finds in it. What was written to the disk is in its file.
+    pub(crate) fn save(&self) -> io::Result<Image> {
+        self.disk.sync()?;
+        Ok(Image {
+            registers: self.registers.clone(),
+            queue: self.queue.state(),
+            sectors: self.disk.sectors(),
+            read_only: self.disk.read_only(),
+        })
+    }
+
+    /// As it was when `image` was saved, or why that cannot be.
+    pub(crate) fn load(&mut self, image: &Image) -> Result<(), &'static str> {
+        if image.sectors != self.disk.sectors() {
+            return Err("its guest has a disk of another size (--disk)");
+        }
+        if image.read_only != self.disk.read_only() {
+            return Err("only one of both disks is read-only (--disk)");
+        }
+        if image.queue.max_size != QUEUE_MAX {
+            return Err("its guest has another disk");
+        }
+        let broken = "the queue of its disk is none";
+        self.queue = Queue::try_from(image.queue).map_err(|_| broken)?;
+        self.registers = image.registers.clone();
+        Ok(())
     }
 
     fn reset_device(&mut self) {
@@ -483,6 +542,47 @@ mod tests {
         m.offer_request();
         m.set(register::QUEUE_NOTIFY, 0);
         assert_eq!((m.word(USED + 2), m.word(STATUS_AT)), (0, 0xff));
+    }
+
+    /// The second request is served by another device, which goes on where the first one was.
+    #[test]
+    fn an_image_has_all_of_it() {
+        let mut from = Machine::new();
+        from.start(USED);
+        from.offer_request();
+        from.set(register::QUEUE_NOTIFY, 0);
+        let image = serde_json::to_string(&from.device.save().unwrap()).unwrap();
+        let mut to = Machine::new();
+        to.device
+            .load(&serde_json::from_str(&image).unwrap())
+            .unwrap();
+        assert_eq!(to.get(register::STATUS), from.get(register::STATUS));
+        assert_eq!(to.get(register::INTERRUPT_STATUS), INTERRUPT_USED);
+        to.offer_request();
+        to.put(AVAIL, 2 << 16);
+        to.set(register::QUEUE_NOTIFY, 0);
+        assert_eq!((to.word(USED + 2), to.word(USED + 16)), (2, 21));
+        assert_eq!((to.word(STATUS_AT), to.word(ID_AT) as u8), (0, b'h'));
+    }
+
+    #[test]
+    fn only_the_same_disk_fits() {
+        let image = Machine::new().device.save().unwrap();
+        let refusal = |image: &Image| Machine::new().device.load(image).err().unwrap_or("");
+        assert_eq!(refusal(&image), "");
+        let queue = image.queue;
+        let with = |sectors, read_only, queue| Image {
+            registers: Registers::default(),
+            queue,
+            sectors,
+            read_only,
+        };
+        assert!(refusal(&with(5, false, queue)).contains("size"));
+        assert!(refusal(&with(4, true, queue)).contains("read-only"));
+        let max_size = 2 * QUEUE_MAX;
+        assert!(refusal(&with(4, false, QueueState { max_size, ..queue })).contains("another"));
+        let size = 2 * QUEUE_MAX;
+        assert!(refusal(&with(4, false, QueueState { size, ..queue })).contains("queue"));
     }
 
     /// The used ring is written by the device too.

@@ -4,7 +4,7 @@
 //!
 //! `manifest.json` says what it is and comes last, `machine.json` has vCPUs and devices, `memory` the
 //! RAM with holes for zeros ([`memory`]), `heki` what the host keeps of the seal. The guest's files,
-//! profile and policy are not in it: the command line names them again. What is in the directory
+//! its disk, profile and policy are not in it: the command line names them again. What is in the directory
 //! is trusted as the command line is. Talks to `vm.rs`. Locks: none.
 
 #![deny(unsafe_code)]
@@ -37,11 +37,12 @@ use serde::{
 use crate::devices;
 use crate::exit::Error;
 use crate::memory::Memory;
+use crate::mmio;
 use crate::vcpu;
 use crate::vm::Chips;
 
 /// Version of the layout.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MANIFEST: &str = "manifest.json";
 const MACHINE: &str = "machine.json";
 const MEMORY: &str = "memory";
@@ -61,16 +62,19 @@ pub(crate) struct Manifest {
     pub(crate) cpus: u32,
     /// Whether the guest is opted in to Heki.
     pub(crate) heki: bool,
+    /// Whether it has a disk.
+    disk: bool,
 }
 
 impl Manifest {
     /// That of a machine.
-    pub(crate) fn new(memory: u64, cpus: u32, heki: bool) -> Self {
+    pub(crate) fn new(memory: u64, cpus: u32, heki: bool, disk: bool) -> Self {
         Manifest {
             version: VERSION,
             memory,
             cpus,
             heki,
+            disk,
         }
     }
 
@@ -84,6 +88,8 @@ impl Manifest {
             Some("its guest has another number of vCPUs (--cpus)")
         } else if self.heki != other.heki {
             Some("only one of both is opted in to Heki (--heki)")
+        } else if self.disk != other.disk {
+            Some("only one of both has a disk (--disk)")
         } else {
             None
         }
@@ -101,6 +107,8 @@ pub(crate) struct Machine {
     pub(crate) clock: kvm_clock_data,
     /// The devices of this process.
     pub(crate) devices: devices::Image,
+    /// The disk of this process, without its content.
+    pub(crate) disk: Option<mmio::Image>,
 }
 
 /// A directory that holds, or will hold, a machine.
@@ -213,17 +221,18 @@ mod tests {
         memory: 1 << 20,
         cpus: 2,
         heki: true,
+        disk: false,
     };
 
     #[test]
     fn manifest_is_json_of_known_fields() {
-        let text = "{\"version\":1,\"memory\":1048576,\"cpus\":2,\"heki\":true}";
+        let text = "{\"version\":2,\"memory\":1048576,\"cpus\":2,\"heki\":true,\"disk\":false}";
         assert_eq!(serde_json::to_string(&MACHINE).unwrap(), text);
         assert_eq!(serde_json::from_str::<Manifest>(text).unwrap(), MACHINE);
         for bad in [
             "{\"version\":1}",
-            "{\"version\":-1,\"memory\":1,\"cpus\":2,\"heki\":true}",
-            "{\"version\":1,\"memory\":1,\"cpus\":2,\"heki\":true,\"more\":1}",
+            "{\"version\":-1,\"memory\":1,\"cpus\":2,\"heki\":true,\"disk\":false}",
+            "{\"version\":1,\"memory\":1,\"cpus\":2,\"heki\":true,\"disk\":true,\"more\":1}",
         ] {
             assert!(serde_json::from_str::<Manifest>(bad).is_err(), "{bad}");
         }
@@ -246,6 +255,11 @@ mod tests {
             ..MACHINE
         })
         .contains("--heki"));
+        assert!(differs(Manifest {
+            disk: true,
+            ..MACHINE
+        })
+        .contains("--disk"));
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl Vm {
             input: Input::open(),
             delay,
             control: None,
-            manifest: Manifest::new(args.memory, args.cpus, args.heki),
+            manifest: Manifest::new(args.memory, args.cpus, args.heki, args.disk.is_some()),
             paused: false,
             kvm,
         };
@@ -314,9 +314,6 @@ impl Vm {
 
     /// Writes all of the machine to a new directory. Only when the guest is not running.
     fn save(&self, directory: &Path) -> Result<(), Error> {
-        if self.shared.disk.is_some() {
-            return Err(Error::SnapshotOfDisk);
-        }
         let snapshot = Snapshot::create(directory)?;
         let vcpus = self.vcpus.iter().map(|vcpu| vcpu.save(&self.kvm));
         let mut clock = self.fd.get_clock().map_err(Error::kvm("read the clock"))?;
@@ -327,6 +324,10 @@ impl Vm {
             chips: Chips::save(&self.fd)?,
             clock,
             devices: self.shared.devices().save(),
+            disk: match self.shared.disk() {
+                Some(disk) => Some(disk.save().map_err(Error::os("write the guest's disk"))?),
+                None => None,
+            },
         };
         let heki = match &self.heki {
             Some(heki) => Some(heki.save()?),
@@ -352,11 +353,21 @@ impl Vm {
             .devices()
             .load(&machine.devices)
             .map_err(|error| snapshot.error(error))?;
+        match (self.shared.disk(), &machine.disk) {
+            (Some(mut disk), Some(image)) => {
+                disk.load(image).map_err(|reason| snapshot.error(reason))?;
+            }
+            (None, None) => {}
+            _ => return Err(snapshot.error("it has another disk than its manifest says")),
+        }
         self.fd
             .set_clock(&machine.clock)
             .map_err(Error::kvm("set the clock"))?;
-        match &self.heki {
-            Some(heki) => heki.restore(&snapshot.read_heki()?),
+        if let Some(heki) = &self.heki {
+            heki.restore(&snapshot.read_heki()?)?;
+        }
+        match self.shared.disk() {
+            Some(mut disk) => disk.follow(),
             None => Ok(()),
         }
     }
