@@ -4,8 +4,8 @@
 //!
 //! The vCPUs are the cores of one package, one thread each, their APIC ids in order. They have no
 //! VMX or SVM: in a guest of its own, a guest could run what its seal forbids, so the host offers
-//! no execution allow-list with them. Pure; `vm.rs` asks KVM and hands the result to `vcpu.rs`.
-//! Locks: none.
+//! no execution allow-list with them. A guest that goes on from a snapshot keeps what it saw, if
+//! this host has it. Pure; `vm.rs` asks KVM and hands the result to `vcpu.rs`. Locks: none.
 
 use kvm_bindings::{
     kvm_cpuid_entry2,
@@ -18,6 +18,32 @@ const TSC_DEADLINE: u32 = 1 << 24;
 const HYPERVISOR: u32 = 1 << 31;
 const HYPER_THREADING: u32 = 1 << 28;
 const AMD_LEGACY_MULTI_CORE: u32 = 1 << 1;
+
+/// Which bits of EAX, EBX, ECX and EDX are features, by leaf and subleaf.
+const FEATURES: [(u32, u32, [u32; 4]); 16] = {
+    const ALL: u32 = u32::MAX;
+    [
+        (0x1, 0, [0, 0, ALL, ALL]),
+        (0x6, 0, [ALL, 0, ALL, 0]),
+        (0x7, 0, [0, ALL, ALL, ALL]),
+        (0x7, 1, [ALL, ALL, ALL, ALL]),
+        (0x7, 2, [0, 0, 0, ALL]),
+        (0xd, 0, [ALL, 0, 0, ALL]),
+        (0xd, 1, [ALL, 0, ALL, ALL]),
+        (0x14, 0, [0, ALL, ALL, 0]),
+        (0x1e, 1, [ALL, 0, 0, 0]),
+        (0x24, 0, [0, ALL << 8, 0, 0]),
+        (0x4000_0001, 0, [ALL, 0, 0, 0]),
+        (0x8000_0001, 0, [0, 0, ALL, ALL]),
+        (0x8000_0007, 0, [0, 0, 0, ALL]),
+        (0x8000_0008, 0, [0, ALL, 0, 0]),
+        (0x8000_0021, 0, [ALL, 0, ALL, 0]),
+        (0xc000_0001, 0, [0, 0, 0, ALL]),
+    ]
+};
+/// The leaf that begins with the processor's vendor, and the one with the widths of addresses.
+const VENDOR: u32 = 0;
+const ADDRESSES: u32 = 0x8000_0008;
 
 /// A vCPU's place among the others.
 #[derive(Debug, Clone, Copy)]
@@ -60,6 +86,53 @@ pub(crate) fn for_vcpu(
         entries.extend(extended_topology(function, topology));
     }
     entries
+}
+
+/// What a guest that saw `saved` would miss where `offered` is all there is, if anything.
+pub(crate) fn missing(saved: &[kvm_cpuid_entry2], offered: &[kvm_cpuid_entry2]) -> Option<String> {
+    let vendor = |entries| find(entries, VENDOR, 0).map(|entry| [entry.ebx, entry.ecx, entry.edx]);
+    if vendor(saved) != vendor(offered) {
+        return Some("processors of that vendor".into());
+    }
+    let widths =
+        |entries| find(entries, ADDRESSES, 0).map_or([0; 4], |entry| entry.eax.to_le_bytes());
+    let [physical, linear, ..] = widths(offered);
+    let [saved_physical, saved_linear, ..] = widths(saved);
+    if saved_physical > physical || saved_linear > linear {
+        return Some("addresses of that width".into());
+    }
+    FEATURES.iter().find_map(|&(function, index, features)| {
+        missing_bits(saved, offered, function, index, features)
+    })
+}
+
+/// The same in one leaf, of which only the `features` count.
+fn missing_bits(
+    saved: &[kvm_cpuid_entry2],
+    offered: &[kvm_cpuid_entry2],
+    function: u32,
+    index: u32,
+    features: [u32; 4],
+) -> Option<String> {
+    let words = |entries| {
+        find(entries, function, index)
+            .map_or([0; 4], |entry| [entry.eax, entry.ebx, entry.ecx, entry.edx])
+    };
+    let names = ["EAX", "EBX", "ECX", "EDX"].into_iter();
+    let both = words(saved).into_iter().zip(words(offered)).zip(features);
+    names
+        .zip(both)
+        .find_map(|(name, ((saved, offered), features))| {
+            let bits = saved & !offered & features;
+            (bits != 0)
+                .then(|| format!("bits {bits:#x} of {name} in CPUID leaf {function:#x}.{index}"))
+        })
+}
+
+fn find(entries: &[kvm_cpuid_entry2], function: u32, index: u32) -> Option<&kvm_cpuid_entry2> {
+    entries
+        .iter()
+        .find(|entry| (entry.function, entry.index) == (function, index))
 }
 
 /// Leaves with one subleaf per level of the topology: the host's make no sense here.
@@ -245,6 +318,39 @@ mod tests {
         assert_eq!(get(&entries, 4, 4).eax, 0);
         assert_eq!(get(&entries, 0x8000_0008, 0).ecx, 0x2003);
         assert_eq!(get(&entries, 0x8000_001e, 0).eax, 3);
+    }
+
+    #[test]
+    fn what_a_guest_would_miss_is_named() {
+        let mut saved = vec![leaf(0, 0), leaf(1, 0), leaf(7, 1), leaf(0x8000_0008, 0)];
+        saved[0].ebx = 0x756e_6547;
+        saved[1].edx = 0x6;
+        saved[2].eax = 1 << 4;
+        saved[3].eax = 0x3027;
+        let lack = |offered: &[kvm_cpuid_entry2]| missing(&saved, offered).unwrap_or_default();
+        let with = |at: usize, change: fn(&mut kvm_cpuid_entry2)| {
+            let mut offered = saved.clone();
+            change(&mut offered[at]);
+            offered
+        };
+        assert_eq!(lack(&saved), "");
+        assert_eq!(lack(&with(1, |one| one.edx = 0xff)), "", "more is no harm");
+        assert_eq!(
+            lack(&with(1, |one| one.eax = 7)),
+            "",
+            "nor is another model"
+        );
+        assert_eq!(
+            lack(&with(1, |one| one.edx = 0x2)),
+            "bits 0x4 of EDX in CPUID leaf 0x1.0"
+        );
+        assert!(lack(&saved[..2]).contains("width"));
+        assert!(lack(&with(2, |seven| seven.eax = 0)).contains("0x10 of EAX in CPUID leaf 0x7.1"));
+        assert!(lack(&with(2, |seven| seven.index = 2)).contains("leaf 0x7.1"));
+        assert!(lack(&with(3, |widths| widths.eax = 0x3026)).contains("width"));
+        assert!(lack(&with(3, |widths| widths.eax = 0x2f27)).contains("width"));
+        assert!(lack(&with(0, |vendor| vendor.ebx = 0)).contains("vendor"));
+        assert!(lack(&[]).contains("vendor"));
     }
 
     #[test]

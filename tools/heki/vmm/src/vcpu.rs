@@ -56,6 +56,7 @@ use vmm_sys_util::signal::{
 };
 
 use crate::boot;
+use crate::cpuid;
 use crate::devices::Request;
 use crate::exit::{
     End,
@@ -105,6 +106,7 @@ pub(crate) type Report = Result<End, Error>;
 pub(crate) struct Vcpu {
     fd: VcpuFd,
     id: u32,
+    cpuid: Vec<kvm_cpuid_entry2>,
     initial: Option<Box<State>>,
     /// KVM's statistics: not read here, but open for who may look at this process.
     _statistics: Option<OwnedFd>,
@@ -127,8 +129,10 @@ struct State {
 /// A vCPU that another process can go on with.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Image {
+    cpuid: Vec<kvm_cpuid_entry2>,
     state: State,
-    tsc: u64,
+    pub(crate) tsc: u64,
+    tsc_khz: u32,
 }
 
 impl Vcpu {
@@ -143,21 +147,32 @@ impl Vcpu {
         let fd = vm
             .create_vcpu(id.into())
             .map_err(Error::kvm("create a vCPU"))?;
-        let fail = |reason: String| Error::Vcpu { cpu: id, reason };
-        let cpuid =
-            CpuId::from_entries(cpuid).map_err(|error| fail(format!("CPUID: {error:?}")))?;
-        fd.set_cpuid2(&cpuid)
-            .map_err(Error::kvm("set a vCPU's CPUID"))?;
-        let initial = match restorable {
-            true => Some(Box::new(State::save(kvm, &fd)?)),
-            false => None,
-        };
-        Ok(Vcpu {
+        let mut vcpu = Vcpu {
             _statistics: statistics(&fd),
             fd,
             id,
-            initial,
-        })
+            cpuid: Vec::new(),
+            initial: None,
+        };
+        vcpu.set_cpuid(cpuid)?;
+        if restorable {
+            vcpu.initial = Some(Box::new(State::save(kvm, &vcpu.fd)?));
+        }
+        Ok(vcpu)
+    }
+
+    fn set_cpuid(&mut self, cpuid: &[kvm_cpuid_entry2]) -> Result<(), Error> {
+        let fail = |reason: String| Error::Vcpu {
+            cpu: self.id,
+            reason,
+        };
+        let entries =
+            CpuId::from_entries(cpuid).map_err(|error| fail(format!("CPUID: {error:?}")))?;
+        self.fd
+            .set_cpuid2(&entries)
+            .map_err(Error::kvm("set a vCPU's CPUID"))?;
+        self.cpuid = cpuid.to_vec();
+        Ok(())
     }
 
     /// Back to the state after creation.
@@ -171,15 +186,33 @@ impl Vcpu {
     /// What the guest left in it. Only when it is not running.
     pub(crate) fn save(&self, kvm: &Kvm) -> Result<Image, Error> {
         let tsc = read_msrs(&self.fd, &[MSR_TSC])?;
+        let tsc_khz = self.fd.get_tsc_khz();
         Ok(Image {
+            cpuid: self.cpuid.clone(),
             state: State::save(kvm, &self.fd)?,
             tsc: tsc.first().map_or(0, |msr| msr.data),
+            tsc_khz: tsc_khz.map_err(Error::kvm("tell the frequency of a TSC"))?,
         })
     }
 
-    /// As it was when `image` was saved.
-    pub(crate) fn load(&self, image: &Image) -> Result<(), Error> {
-        write_msr(&self.fd, MSR_TSC, image.tsc)?;
+    /// Makes of a vCPU that has not run one in which `image` can be loaded, or says what this host
+    /// lacks for that.
+    pub(crate) fn become_like(&mut self, image: &Image) -> Result<Option<String>, Error> {
+        if let Some(missing) = cpuid::missing(&image.cpuid, &self.cpuid) {
+            return Ok(Some(missing));
+        }
+        self.set_cpuid(&image.cpuid)?;
+        let khz = self.fd.get_tsc_khz();
+        let khz = khz.map_err(Error::kvm("tell the frequency of a TSC"))?;
+        if khz != image.tsc_khz && self.fd.set_tsc_khz(image.tsc_khz).is_err() {
+            return Ok(Some(format!("a TSC of {} kHz", image.tsc_khz)));
+        }
+        Ok(None)
+    }
+
+    /// As it was when `image` was saved. `tsc` is the same for all vCPUs.
+    pub(crate) fn load(&self, image: &Image, tsc: u64) -> Result<(), Error> {
+        write_msr(&self.fd, MSR_TSC, tsc)?;
         image.state.restore(&self.fd)?;
         // KVM takes a deadline only for a timer in that mode, which the APIC's registers say.
         let mut msrs = image.state.msrs.iter();

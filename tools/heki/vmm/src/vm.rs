@@ -344,10 +344,17 @@ impl Vm {
         if machine.vcpus.len() != self.vcpus.len() {
             return Err(snapshot.error("it has other vCPUs than its manifest says"));
         }
+        for (vcpu, image) in self.vcpus.iter_mut().zip(&machine.vcpus) {
+            if let Some(lack) = vcpu.become_like(image)? {
+                return Err(snapshot.error(format!("this host does not offer its guest {lack}")));
+            }
+        }
         snapshot.read_memory(&self.shared.memory)?;
         machine.chips.restore(&self.fd)?;
+        // They were read one after the other, and none may go back.
+        let tsc = machine.vcpus.iter().map(|image| image.tsc).max();
         for (vcpu, image) in self.vcpus.iter().zip(&machine.vcpus) {
-            vcpu.load(image)?;
+            vcpu.load(image, tsc.unwrap_or_default())?;
         }
         self.shared
             .devices()
