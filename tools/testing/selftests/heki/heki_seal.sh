@@ -9,7 +9,8 @@
 #   heki_seal.sh bare     it has, and its VMM has no vmlinux of this kernel; likewise
 #   heki_seal.sh foreign  it has, and its VMM has the vmlinux of another kernel
 #   heki_seal.sh denied   it has, and its policy denies the seal; the disk is read-only
-#   heki_seal.sh oops     the kernel is sealed: what it says of threads that a denial kills
+#   heki_seal.sh oops     the kernel is sealed: what it says when it is to sleep, and of threads that
+#                         a denial kills
 #
 # Skipped without an argument: a seal is nothing to do to a machine unasked.
 
@@ -105,7 +106,22 @@ says_nothing() {
 	[ "$(oopses)" = 1 ] && ! log_has "denied by the hypervisor" && [ "$(cat $shown/denials)" = "$before" ]
 }
 
+sleep_in() { echo "$1" >/sys/power/state; }
+
+# refuses_sleep STATE: the error is seen by who asks, and the reason in the log.
+refuses_sleep() {
+	dmesg -c >/dev/null
+	fails_with "not permitted" sleep_in "$1" && log_has "suspend and hibernation are refused: this kernel is sealed"
+}
+
 oops() {
+	for state in freeze mem disk; do
+		if grep -qw $state /sys/power/state; then
+			check "the log says why sleep was refused, $state" refuses_sleep $state
+		else
+			skip "the log says why sleep was refused, $state" "this kernel does not have it"
+		fi
+	done
 	check "a write that is denied" says write "write of sealed [^ ]*+0x.* by oops_write+0x.*\[heki_attack\]"
 	if [ "$(cat $shown/exec)" = held ]; then
 		check "code that is denied" says exec "to run .*, which is no sealed text"
