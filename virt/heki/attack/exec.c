@@ -5,6 +5,7 @@
  * Neighbours: main.c, tools.c. Locks: none, one attack at a time; the mmap lock
  * of the caller inside vm_mmap() and get_user_pages_fast().
  */
+#include <linux/io.h>
 #include <linux/mm.h>
 #include <linux/mman.h>
 #include <linux/sched/mm.h>
@@ -58,6 +59,29 @@ void attack_exec_data(struct attack_report *report)
 {
 	payload_copy(data_page);
 	run_made_executable(report, data_page);
+}
+
+/*
+ * A page behind the memory that the kernel has: the test's VMM gives the guest more
+ * than mem= lets it use. The seal did not know it, as it does not know memory that is
+ * plugged in later.
+ */
+void attack_exec_new_memory(struct attack_report *report)
+{
+	u8 *code = memremap(__pa(high_memory - 1) + 1, PAGE_SIZE, MEMREMAP_WB);
+	u8 expected[PAYLOAD_BYTES];
+
+	if (!code) {
+		attack_say(report, ATTACK_INCONCLUSIVE, "no mapping");
+		return;
+	}
+	payload_copy(expected);
+	payload_copy(code);
+	if (memcmp(code, expected, sizeof(expected)))
+		attack_say(report, ATTACK_ABSENT, "no memory that the kernel does not have");
+	else
+		run_made_executable(report, code);
+	memunmap(code);
 }
 
 /* A page of the calling process that holds the payload and may be run by it. */

@@ -133,6 +133,7 @@ void neighbour_exit(void);
 /* exec.c */
 void attack_exec_vmalloc(struct attack_report *report);
 void attack_exec_data(struct attack_report *report);
+void attack_exec_new_memory(struct attack_report *report);
 void attack_exec_user_alias(struct attack_report *report);
 void attack_exec_user_smep(struct attack_report *report);
 

@@ -43,6 +43,8 @@ static const struct attack attacks[] = {
 	  attack_exec_vmalloc },
 	{ "exec-data", ATTACK_EXEC, "run code placed in .data",
 	  attack_exec_data },
+	{ "exec-new-memory", ATTACK_EXEC, "run code placed in memory that the kernel did not have at the seal",
+	  attack_exec_new_memory },
 	{ "exec-user-alias", ATTACK_EXEC, "run a user page through its supervisor alias",
 	  attack_exec_user_alias },
 	{ "exec-user-smep", ATTACK_EXEC, "run a user page with SMEP cleared",
