@@ -344,6 +344,13 @@ impl Vm {
         if machine.vcpus.len() != self.vcpus.len() {
             return Err(snapshot.error("it has other vCPUs than its manifest says"));
         }
+        match (self.shared.disk(), &machine.disk) {
+            (Some(mut disk), Some(image)) => {
+                disk.load(image).map_err(|reason| snapshot.error(reason))?;
+            }
+            (None, None) => {}
+            _ => return Err(snapshot.error("it has another disk than its manifest says")),
+        }
         for (vcpu, image) in self.vcpus.iter_mut().zip(&machine.vcpus) {
             if let Some(lack) = vcpu.become_like(image)? {
                 return Err(snapshot.error(format!("this host does not offer its guest {lack}")));
@@ -360,13 +367,6 @@ impl Vm {
             .devices()
             .load(&machine.devices)
             .map_err(|error| snapshot.error(error))?;
-        match (self.shared.disk(), &machine.disk) {
-            (Some(mut disk), Some(image)) => {
-                disk.load(image).map_err(|reason| snapshot.error(reason))?;
-            }
-            (None, None) => {}
-            _ => return Err(snapshot.error("it has another disk than its manifest says")),
-        }
         self.fd
             .set_clock(&machine.clock)
             .map_err(Error::kvm("set the clock"))?;
