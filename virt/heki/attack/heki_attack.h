@@ -4,7 +4,7 @@
  * who already runs code in the kernel. See main.c for the list.
  *
  * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c, msr.c,
- * patch.c, grant.c, disk.c, oops.c.
+ * patch.c, grant.c, disk.c, oops.c, sleep.c.
  * Locks: one attack at a time, under the mutex of main.c.
  */
 #ifndef _HEKI_ATTACK_H
@@ -114,6 +114,11 @@ void meanwhile_end(struct meanwhile *meanwhile);
 
 /* oops.c */
 extern const struct file_operations oops_fops;
+
+/* sleep.c */
+extern bool sleep_allowed;
+int sleep_init(void);
+void sleep_exit(void);
 
 /* write.c */
 void write_through_direct_map(struct attack_report *report, const u8 *target);

@@ -4,11 +4,12 @@
  *
  * Load it before the seal. Write the name of an attack into
  * debugfs/heki_attack/run and read the result there; debugfs/heki_attack/list
- * names them all; debugfs/heki_attack/oops is that of oops.c. What an attack changed it puts back, so that the kernel
+ * names them all; debugfs/heki_attack/oops is that of oops.c, and
+ * sleep that of sleep.c. What an attack changed it puts back, so that the kernel
  * lives on where nothing stopped it. To add one: a function and a table entry.
  *
  * Neighbours: tools.c, write.c, exec.c, cr.c, msr.c, patch.c, grant.c,
- * disk.c, oops.c.
+ * disk.c, oops.c, sleep.c.
  * Locks: attack_lock, one attack at a time.
  */
 #define pr_fmt(fmt) "heki_attack: " fmt
@@ -275,14 +276,20 @@ static int __init heki_attack_init(void)
 	ret = grant_init();
 	if (ret)
 		goto err_patch;
+	ret = sleep_init();
+	if (ret)
+		goto err_grant;
 	neighbour_init();
 	dir = debugfs_create_dir("heki_attack", NULL);
 	debugfs_create_file("run", 0600, dir, NULL, &run_fops);
 	debugfs_create_file("list", 0400, dir, NULL, &list_fops);
 	debugfs_create_file("oops", 0200, dir, NULL, &oops_fops);
+	debugfs_create_bool("sleep", 0600, dir, &sleep_allowed);
 	pr_warn("this module attacks the kernel it runs in; never load it outside a test\n");
 	return 0;
 
+err_grant:
+	grant_exit();
 err_patch:
 	patch_exit();
 err_tools:
@@ -295,6 +302,7 @@ static void __exit heki_attack_exit(void)
 {
 	debugfs_remove(dir);
 	neighbour_exit();
+	sleep_exit();
 	grant_exit();
 	patch_exit();
 	tools_exit();
