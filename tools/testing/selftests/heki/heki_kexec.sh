@@ -22,8 +22,8 @@ spoil() {
 	local at
 	at=$(($(wc -c <"$kernel") / 2))
 	cp "$kernel" "$other"
-	dd if="$kernel" bs=1 skip=$at count=1 2>/dev/null | tr '\000-\377' '\001-\377\000' |
-		dd of="$other" bs=1 seek=$at conv=notrunc 2>/dev/null
+	dd if="$kernel" bs=1 skip="$at" count=1 2>/dev/null | tr '\000-\377' '\001-\377\000' |
+		dd of="$other" bs=1 seek="$at" conv=notrunc 2>/dev/null
 	! cmp -s "$kernel" "$other"
 }
 
