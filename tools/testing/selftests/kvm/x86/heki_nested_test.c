@@ -9,6 +9,7 @@
  */
 #include "kvm_test_harness.h"
 #include "heki.h"
+#include "hyperv.h"
 #include "smm.h"
 #include "svm_util.h"
 #include "vmx.h"
@@ -724,6 +725,93 @@ HEKI_TEST(l1, cannot_write_by_its_host_save_area)
 	EXPECT_EQ(EIO, errno);
 	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_write));
+}
+
+/*
+ * Hyper-V's enlightened VMCS: memory of L1, which KVM keeps mapped
+ */
+
+FIXTURE(enlightened) {
+	struct l1 l1;
+	struct hyperv_test_pages *hyperv;
+};
+
+/* arg[0]: struct vmx_pages, arg[1]: struct hyperv_test_pages */
+static u64 guest_set_enlightened_l2_up(u64 *arg)
+{
+	struct hyperv_test_pages *hyperv = (void *)arg[1];
+
+	enable_vp_assist(hyperv->vp_assist_gpa, hyperv->vp_assist);
+	evmcs_enable();
+	GUEST_ASSERT(prepare_for_vmx_operation((void *)arg[0]));
+	GUEST_ASSERT(load_evmcs(hyperv));
+	prepare_vmcs((void *)arg[0], l2_main);
+	return 0;
+}
+
+FIXTURE_SETUP(enlightened)
+{
+	struct heki_vm *h = &self->l1.h;
+	gva_t hyperv;
+
+	if (!kvm_cpu_has(X86_FEATURE_VMX) || !kvm_has_cap(KVM_CAP_HYPERV_ENLIGHTENED_VMCS))
+		SKIP(return, "no enlightened VMCS: VMX with CONFIG_KVM_HYPERV only");
+	__heki_vm_create(h, 2, HEKI_VM_NESTED, VM_MEM_SRC_ANONYMOUS);
+	vcpu_set_hv_cpuid(h->vcpu[0]);
+	vcpu_enable_evmcs(h->vcpu[0]);
+	vcpu_alloc_vmx(h->vm, &self->l1.nested);
+	self->hyperv = vcpu_alloc_hyperv_test_pages(h->vm, &hyperv);
+	heki_call(h->vcpu[0], guest_set_enlightened_l2_up, self->l1.nested, hyperv);
+}
+
+FIXTURE_TEARDOWN(enlightened)
+{
+	if (self->l1.h.vm)
+		heki_vm_free(&self->l1.h);
+}
+
+/* Writes nothing into the VMCS after the exit. */
+static u64 guest_enter_l2(u64 *arg)
+{
+	if (!l2.launched) {
+		l2.launched = true;
+		return vmlaunch();
+	}
+	vmwrite(GUEST_RIP, vmreadz(GUEST_RIP) + 3);
+	return vmresume();
+}
+
+static void stop_in_enlightened_l2(struct l1 *l1)
+{
+	struct kvm_vcpu *vcpu = l1->h.vcpu[0];
+	struct ucall uc;
+
+	prepare_l2(l1, guest_stop, 0, 0);
+	heki_prepare_call(vcpu, guest_enter_l2, (u64[HEKI_NR_ARGS]){});
+	vcpu_run(vcpu);
+	TEST_ASSERT(get_ucall(vcpu, &uc) == UCALL_SYNC && uc.args[1] == IN_L2, "L2 did not stop");
+}
+
+/* The exit of L2 goes into the VMCS when L1 is entered; another vCPU has sealed it. */
+HEKI_TEST(enlightened, vmcs_is_not_written_when_it_is_sealed)
+{
+	struct l1 *l1 = &self->l1;
+	struct heki_vm *h = &l1->h;
+	void *vmcs = self->hyperv->enlightened_vmcs_hva;
+	u8 before[4096];
+
+	stop_in_enlightened_l2(l1);
+	memcpy(before, vmcs, sizeof(before));
+	EXPECT_EQ(0, finish_l2(l1));
+	EXPECT_NE(0, memcmp(before, vmcs, sizeof(before)));
+
+	stop_in_enlightened_l2(l1);
+	memcpy(before, vmcs, sizeof(before));
+	heki_add_range(heki_begin_request(h, 0), self->hyperv->enlightened_vmcs_gpa, PAGE_SIZE, 0, 0);
+	EXPECT_EQ(0, heki_send(h, h->vcpu[1]));
+	EXPECT_EQ(0, finish_l2(l1));
+	EXPECT_EQ(0, memcmp(before, vmcs, sizeof(before)));
+	EXPECT_LE(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
 }
 
 /*
