@@ -114,13 +114,15 @@ struct kvm_heki_vcpu { };
 #define KVM_HEKI_COUNT_MSR		10
 
 /*
- * The bits with a row in virt/kvm/heki/policy/registers.rs. Compared there with
- * the table, and in arch/x86/kvm/heki.c with what KVM lets a guest set: a new bit
- * fails the build until somebody decides.
+ * The bits that a guest can set as virt/kvm/heki/policy/registers.rs decides: none
+ * that it says KVM refuses. Compared there with the table, and in arch/x86/kvm/
+ * with what KVM lets a guest set: a new bit fails the build until somebody decides.
  */
-#define KVM_HEKI_DECIDED_CR0		0xe005003fULL
-#define KVM_HEKI_DECIDED_CR4		0x118f77fffULL
-#define KVM_HEKI_DECIDED_EFER		0x20fd01ULL
+#define KVM_HEKI_SETTABLE_CR0		0xe005003fULL
+#define KVM_HEKI_SETTABLE_CR4		0x10f73fffULL
+#define KVM_HEKI_SETTABLE_XCR0		0x602ffULL
+#define KVM_HEKI_SETTABLE_EFER		0x20fd01ULL
+#define KVM_HEKI_SETTABLE_XSS		0x1800ULL
 
 /* Written in Rust: virt/kvm/heki/hooks.rs. */
 struct kvm_heki *__kvm_heki_create(u64 cr4_in_hardware);

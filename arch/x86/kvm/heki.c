@@ -33,10 +33,8 @@
 DEFINE_STATIC_KEY_FALSE(kvm_heki_key);
 
 /* A guest can set no bit that has no decision in virt/kvm/heki/policy/registers.rs. */
-static_assert(!(~(u64)CR0_RESERVED_BITS & ~KVM_HEKI_DECIDED_CR0));
-static_assert(!(~(u64)CR4_RESERVED_BITS & ~KVM_HEKI_DECIDED_CR4));
-static_assert(KVM_HEKI_DECIDED_EFER == (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_SVME |
-					EFER_LMSLE | EFER_FFXSR | EFER_TCE | EFER_AUTOIBRS));
+KVM_HEKI_ASSERT_SETTABLE(CR0, ~CR0_RESERVED_BITS);
+KVM_HEKI_ASSERT_SETTABLE(CR4, ~CR4_RESERVED_BITS);
 
 /*
  * Opting in
@@ -93,6 +91,9 @@ static const char *heki_obstacle(struct kvm *kvm)
 		return "this VM type keeps its state from KVM";
 	if (!tdp_enabled || !tdp_mmu_enabled)
 		return "no two-dimensional paging with the TDP MMU (kvm.tdp_mmu, kvm_intel.ept, kvm_amd.npt)";
+	/* Known to KVM when it is loaded, so no build can tell. */
+	if (kvm_caps.supported_efer_bits & ~KVM_HEKI_SETTABLE_EFER)
+		return "KVM lets guests set a bit of EFER that Heki knows nothing of";
 	return NULL;
 }
 

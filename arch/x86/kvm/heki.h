@@ -26,6 +26,10 @@ struct x86_exception;
 
 #ifdef CONFIG_KVM_HEKI
 
+/* Of _reg KVM lets guests set _bits; scripts/check-registers shows that it can fail. */
+#define KVM_HEKI_ASSERT_SETTABLE(_reg, _bits) \
+	static_assert(!((u64)(_bits) & ~KVM_HEKI_SETTABLE_##_reg))
+
 void kvm_heki_module_init(void);
 void __kvm_heki_init_vm(struct kvm *kvm);
 void __kvm_heki_destroy_vm(struct kvm *kvm);
@@ -440,6 +444,7 @@ static inline bool kvm_heki_deny_map(struct kvm_vcpu *vcpu, const struct kvm_hos
 	return false;
 }
 
+#define KVM_HEKI_ASSERT_SETTABLE(_reg, _bits) static_assert(true)
 static inline bool kvm_heki_opted_in(struct kvm *kvm) { return false; }
 static inline void kvm_heki_set_dt_exits(bool has) { }
 static inline bool kvm_heki_pins_msr(struct kvm_vcpu *vcpu, u32 index) { return false; }

@@ -462,12 +462,19 @@ pub(crate) unsafe extern "C" fn __kvm_heki_show(
     show::show(vm, reader, m);
 }
 
-// Every bit of a control register that KVM lets a guest set is decided.
-static_assert!(registers::decided(bindings::HEKI_REG_CR0, 0) == bindings::KVM_HEKI_DECIDED_CR0 as u64);
-static_assert!(registers::decided(bindings::HEKI_REG_CR4, 0) == bindings::KVM_HEKI_DECIDED_CR4 as u64);
+// What C compares with the bits that KVM lets a guest set is what is decided.
+static_assert!(registers::settable(bindings::HEKI_REG_CR0, 0) == bindings::KVM_HEKI_SETTABLE_CR0 as u64);
+static_assert!(registers::settable(bindings::HEKI_REG_CR4, 0) == bindings::KVM_HEKI_SETTABLE_CR4 as u64);
 static_assert!(
-    registers::decided(bindings::HEKI_REG_MSR, registers::MSR_EFER)
-        == bindings::KVM_HEKI_DECIDED_EFER as u64
+    registers::settable(bindings::HEKI_REG_XCR0, 0) == bindings::KVM_HEKI_SETTABLE_XCR0 as u64
+);
+static_assert!(
+    registers::settable(bindings::HEKI_REG_MSR, registers::MSR_EFER)
+        == bindings::KVM_HEKI_SETTABLE_EFER as u64
+);
+static_assert!(
+    registers::settable(bindings::HEKI_REG_MSR, registers::MSR_XSS)
+        == bindings::KVM_HEKI_SETTABLE_XSS as u64
 );
 // C reads the rights as the bits of the ABI.
 static_assert!(Rights::WRITE.bits() == bindings::HEKI_WRITE);

@@ -4,8 +4,9 @@
 //!
 //! One table, [`REGISTERS`]. The parser and the host go by it, and
 //! `Documentation/virt/kvm/x86/heki-registers.rst` is made from it. The kernel's build compares the
-//! bits decided here with those that KVM lets a guest set, `scripts/check-overlay` with those that
-//! Linux's headers name: neither learns a bit unnoticed.
+//! bits that a guest can set as decided here with those that KVM lets it set,
+//! `scripts/check-registers` all bits with those that Linux's headers name: neither learns a bit
+//! unnoticed.
 //! Neighbours: `abi` for the numbers, [`pin`](super::pin) for control registers. Locks: none.
 
 use super::{
@@ -20,7 +21,10 @@ pub enum Decision {
     Set,
     /// A pin keeps the value that it has at the seal.
     Keep,
-    /// No pin: the CPU or KVM refuses what would matter, or another protection covers it.
+    /// No pin: a guest may write it, but the CPU refuses what would matter, or another protection
+    /// covers it.
+    Covered,
+    /// No pin: KVM lets no guest set it. Where the build can see that it does, it fails.
     Refused,
     /// No pin: the guest may change it.
     Free,
@@ -32,7 +36,8 @@ impl Decision {
         match self {
             Self::Set => "pinned to 1",
             Self::Keep => "pinned to its value",
-            Self::Refused => "not needed",
+            Self::Covered => "not needed",
+            Self::Refused => "refused by KVM",
             Self::Free => "may change",
         }
     }
@@ -92,6 +97,8 @@ pub struct Register {
     pub fields: &'static [Field],
 }
 
+/// CR3, of which nothing can be pinned: there is no `HEKI_REG_*` for it.
+const CR3: u32 = 3;
 /// EFER, which long mode and NX depend on.
 pub const MSR_EFER: u32 = 0xc000_0080;
 /// The supervisor state that XSAVES and XRSTORS move.
@@ -154,6 +161,7 @@ const fn msr(index: u32, name: &'static str, fields: &'static [Field]) -> Regist
 }
 
 use Decision::{
+    Covered,
     Free,
     Keep,
     Refused,
@@ -161,18 +169,25 @@ use Decision::{
 };
 
 const CR0: &[Field] = &[
-    bit("PE", 0, Refused, "cannot be cleared while PG is set; without paging the view of memory that has no user execution holds the vCPU"),
+    bit("PE", 0, Covered, "cannot be cleared while PG is set; without paging the view of memory that has no user execution holds the vCPU"),
     bit("MP", 1, Free, "floating point: harms the guest only"),
     bit("EM", 2, Free, "floating point: harms the guest only"),
     bit("TS", 3, Free, "the kernel switches it"),
-    bit("ET", 4, Refused, "constant"),
+    bit("ET", 4, Covered, "constant"),
     bit("NE", 5, Set, "x87 errors raise #MF, not an interrupt"),
     bit("WP", 16, Set, "supervisor mode honours read-only pages"),
     bit("AM", 18, Set, "lets user mode ask for #AC"),
     bit("NW", 29, Free, "caches: KVM decides on them"),
     bit("CD", 30, Free, "caches: the kernel sets it while it changes MTRRs"),
-    bit("PG", 31, Refused, "INIT clears it, so it cannot be held; without paging the view of memory that has no user execution holds the vCPU, and it is set again only with the pinned bits of EFER"),
+    bit("PG", 31, Covered, "INIT clears it, so it cannot be held; without paging the view of memory that has no user execution holds the vCPU, and it is set again only with the pinned bits of EFER"),
 ];
+
+const PAGE_TABLES: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "each process has page tables of its own, and they are data of the guest. What they map still cannot be written, or run, beyond the seal",
+)];
 
 const CR4: &[Field] = &[
     bit("VME", 0, Free, "virtual-8086 mode: there is none in long mode"),
@@ -180,15 +195,15 @@ const CR4: &[Field] = &[
     bit("TSD", 2, Free, "the kernel switches it for each task"),
     bit("DE", 3, Free, "debugging of user mode"),
     bit("PSE", 4, Free, "ignored with PAE"),
-    bit("PAE", 5, Refused, "cannot be cleared in long mode"),
+    bit("PAE", 5, Covered, "cannot be cleared in long mode"),
     bit("MCE", 6, Free, "machine checks are KVM's"),
     bit("PGE", 7, Free, "the kernel toggles it to flush the TLB"),
     bit("PCE", 8, Free, "the kernel switches it for each task"),
     bit("OSFXSR", 9, Free, "harms the guest only"),
     bit("OSXMMEXCPT", 10, Free, "harms the guest only"),
     bit("UMIP", 11, Set, "user mode cannot read descriptor-table registers"),
-    bit("LA57", 12, Refused, "cannot change in long mode"),
-    bit("VMXE", 13, Refused, "cannot be set without VMX in CPUID, and with it MSRs and execution are not held"),
+    bit("LA57", 12, Covered, "cannot change in long mode"),
+    bit("VMXE", 13, Covered, "cannot be set without VMX in CPUID, and with it MSRs and execution are not held"),
     bit("SMXE", 14, Refused, "KVM has no SMX"),
     bit("FSGSBASE", 16, Set, "entry code relies on it"),
     bit("PCIDE", 17, Free, "tags of the TLB: the host flushes by its own"),
@@ -202,12 +217,21 @@ const CR4: &[Field] = &[
     bit("FRED", 32, Refused, "KVM 7.3 has no FRED; decide when it has"),
 ];
 
-const XCR0: &[Field] = &[field(
-    "all",
-    ALL,
-    Keep,
-    "what XSAVE and XRSTOR move; Linux sets it once on each CPU",
-)];
+const XCR0: &[Field] = &[
+    bit("X87", 0, Keep, "always set"),
+    bit("SSE", 1, Keep, MOVED),
+    bit("AVX", 2, Keep, MOVED),
+    bit("BNDREGS", 3, Keep, MOVED),
+    bit("BNDCSR", 4, Keep, MOVED),
+    bit("OPMASK", 5, Keep, MOVED),
+    bit("ZMM_HI256", 6, Keep, MOVED),
+    bit("HI16_ZMM", 7, Keep, MOVED),
+    bit("PKRU", 9, Keep, MOVED),
+    bit("TILECFG", 17, Keep, MOVED),
+    bit("TILEDATA", 18, Keep, MOVED),
+    field("others", !0x6_02ff, Refused, "KVM 7.3 has none; decide when it has, APX (19) first"),
+];
+const MOVED: &str = "what XSAVE and XRSTOR move; Linux sets it once on each CPU";
 
 const IDTR: &[Field] = &[field(
     "all",
@@ -246,7 +270,7 @@ const TR_SELECTOR: &[Field] = &[field("15:0", 0xffff, Keep, "which descriptor")]
 const EFER: &[Field] = &[
     bit("SCE", 0, Keep, "SYSCALL exists"),
     bit("LME", 8, Keep, "no vCPU turns on paging outside long mode"),
-    bit("LMA", 10, Refused, "the CPU sets it"),
+    bit("LMA", 10, Covered, "the CPU sets it"),
     bit("NX", 11, Keep, "pages can be not executable"),
     bit("SVME", 12, Keep, "a guest of the guest"),
     bit("LMSLE", 13, Keep, "segment limits in long mode"),
@@ -274,12 +298,11 @@ const WHOLE_SYSENTER_CS: &[Field] = &[field(
     "the code segment that SYSENTER enters",
 )];
 const WHOLE_PAT: &[Field] = &[field("all", ALL, Keep, "memory types of pages")];
-const WHOLE_XSS: &[Field] = &[field(
-    "all",
-    ALL,
-    Keep,
-    "XRSTORS could load shadow stack pointers past WRMSR",
-)];
+const XSS: &[Field] = &[
+    bit("CET_U", 11, Keep, "XRSTORS could load U_CET and PL3_SSP"),
+    bit("CET_S", 12, Keep, "XRSTORS could load shadow stack pointers past WRMSR"),
+    field("others", !(0b11 << 11), Refused, "KVM 7.3 has none; decide when it has"),
+];
 const WHOLE_S_CET: &[Field] = &[
     bit("SH_STK_EN", 0, Keep, "supervisor shadow stacks"),
     bit("WR_SHSTK_EN", 1, Keep, "WRSS in supervisor mode"),
@@ -344,12 +367,21 @@ const TSX_CTRL: &[Field] = &[field(
 )];
 const DE_CFG: &[Field] = &[field("all", ALL, Keep, "LFENCE serializes")];
 const VM_CR: &[Field] = &[field("all", ALL, Keep, "lock and disable bits of SVM")];
-const DEBUGCTL: &[Field] = &[field(
-    "all",
-    ALL,
-    Free,
-    "single stepping and perf change it; KVM has no BTS, the one bit that makes the CPU write memory",
-)];
+const DEBUGCTL: &[Field] = &[
+    bit("LBR", 0, Free, "perf changes it"),
+    bit("BTF", 1, Free, "the kernel switches it for each task that is single-stepped; KVM ignores it"),
+    bit("BUS_LOCK_DETECT", 2, Free, "tells of bus locks: harms the guest only"),
+    bit("TR", 6, Refused, "KVM has no trace messages"),
+    bit("BTS", 7, Refused, "KVM has no BTS, the one bit that makes the CPU write memory; decide when it has"),
+    bit("BTINT", 8, Refused, "KVM has no BTS"),
+    bit("BTS_OFF_OS", 9, Refused, "KVM has no BTS"),
+    bit("BTS_OFF_USR", 10, Refused, "KVM has no BTS"),
+    bit("FREEZE_LBRS_ON_PMI", 11, Free, "perf changes it"),
+    bit("FREEZE_PERFMON_ON_PMI", 12, Refused, "KVM does not freeze counters"),
+    bit("FREEZE_IN_SMM", 14, Refused, "the host's"),
+    bit("RTM_DEBUG", 15, Free, "debugging of transactions"),
+    field("others", !0xdfc7, Refused, "KVM has no other"),
+];
 const PER_TASK: &[Field] = &[field(
     "all",
     ALL,
@@ -384,7 +416,7 @@ const FRED: &[Field] = &[field(
     "all",
     ALL,
     Refused,
-    "KVM 7.3 has no FRED; decide when it has",
+    "KVM 7.3 has no FRED; decide when it has CR4.FRED",
 )];
 const PKRS: &[Field] = &[field(
     "all",
@@ -397,6 +429,7 @@ const MTRR: &[Field] = &[field("all", ALL, Free, "memory types are KVM's")];
 /// Every register with a decision.
 pub const REGISTERS: &[Register] = &[
     register(abi::HEKI_REG_CR0, "CR0", CR0),
+    register(CR3, "CR3", PAGE_TABLES),
     register(abi::HEKI_REG_CR4, "CR4", CR4),
     register(abi::HEKI_REG_XCR0, "XCR0", XCR0),
     table(abi::HEKI_REG_IDTR, 0, "IDTR base", Scope::Start, IDTR),
@@ -422,7 +455,7 @@ pub const REGISTERS: &[Register] = &[
     msr(0x1b, "APIC_BASE", APIC_BASE),
     msr(0x1a0, "MISC_ENABLE", MISC_ENABLE),
     msr(0x3a, "FEATURE_CONTROL", FEATURE_CONTROL),
-    msr(MSR_XSS, "XSS", WHOLE_XSS),
+    msr(MSR_XSS, "XSS", XSS),
     msr(0x6a2, "S_CET", WHOLE_S_CET),
     msr(MSR_PL0_SSP, "PL0_SSP", WHOLE_SSP),
     msr(0x6a5, "PL1_SSP", WHOLE_SSP),
@@ -449,8 +482,21 @@ pub const REGISTERS: &[Register] = &[
     msr(0x4b56_4d02, "KVM_ASYNC_PF_EN", PV),
     msr(0x4b56_4d03, "KVM_STEAL_TIME", PV),
     msr(0x4b56_4d04, "KVM_PV_EOI_EN", PV),
+    msr(0x4000_0001, "HV_HYPERCALL", PV),
+    msr(0x4000_0021, "HV_REFERENCE_TSC", PV),
+    msr(0x4000_0073, "HV_VP_ASSIST_PAGE", PV),
+    msr(0x4000_0082, "HV_SIEFP", PV),
+    msr(0x4000_0083, "HV_SIMP", PV),
     msr(0x2ff, "MTRR_DEF_TYPE", MTRR),
     msr(0x6e1, "PKRS", PKRS),
+    msr(0x1cc, "FRED_RSP0", FRED),
+    msr(0x1cd, "FRED_RSP1", FRED),
+    msr(0x1ce, "FRED_RSP2", FRED),
+    msr(0x1cf, "FRED_RSP3", FRED),
+    msr(0x1d0, "FRED_STKLVLS", FRED),
+    msr(0x1d1, "FRED_SSP1", FRED),
+    msr(0x1d2, "FRED_SSP2", FRED),
+    msr(0x1d3, "FRED_SSP3", FRED),
     msr(0x1d4, "FRED_CONFIG", FRED),
 ];
 
@@ -473,9 +519,14 @@ impl Register {
         self.bits(Set) | self.bits(Keep)
     }
 
+    /// The bits that a guest can set.
+    pub const fn settable(&self) -> u64 {
+        self.pinnable() | self.bits(Covered) | self.bits(Free)
+    }
+
     /// The bits that are decided.
     pub const fn decided(&self) -> u64 {
-        self.pinnable() | self.bits(Refused) | self.bits(Free)
+        self.settable() | self.bits(Refused)
     }
 }
 
@@ -499,10 +550,10 @@ pub const fn pinnable(reg: u32, index: u32) -> u64 {
     }
 }
 
-/// The bits of the register that are decided, none of an unknown one.
-pub const fn decided(reg: u32, index: u32) -> u64 {
+/// The bits of the register that a guest can set as decided here, none of an unknown one.
+pub const fn settable(reg: u32, index: u32) -> u64 {
     match find(reg, index) {
-        Some(row) => row.decided(),
+        Some(row) => row.settable(),
         None => 0,
     }
 }

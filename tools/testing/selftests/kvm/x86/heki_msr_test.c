@@ -11,6 +11,8 @@
 #define NR_WRITES	200
 
 #define ALL		(~0ull)
+#define XSS_CET_U	BIT_ULL(11)
+#define XSS_CET_S	BIT_ULL(12)
 
 /* selftests do not name these */
 #ifndef MSR_AMD64_DE_CFG
@@ -117,7 +119,7 @@ MSR_TO_PIN(pat, .msr = MSR_IA32_CR_PAT, .mask = ALL, .value = 0x0007010600070106
 MSR_TO_PIN(apic_base, .msr = MSR_IA32_APICBASE, .mask = GENMASK_ULL(51, 12) | 3ull << 10,
 	   .flip = 1ull << 20);
 MSR_TO_PIN(misc_enable, .msr = MSR_IA32_MISC_ENABLE, .mask = 1, .flip = 1);
-MSR_TO_PIN(xss, .msr = MSR_IA32_XSS, .mask = ALL, .flip = 1ull << 11, .optional = true);
+MSR_TO_PIN(xss, .msr = MSR_IA32_XSS, .mask = ALL, .flip = XSS_CET_U, .optional = true);
 MSR_TO_PIN(s_cet, .msr = MSR_IA32_S_CET, .mask = ALL, .flip = 1ull << 2, .optional = true);
 MSR_TO_PIN(pl0_ssp, .msr = MSR_IA32_PL0_SSP, .mask = ALL, .flip = 0x1000, .optional = true);
 MSR_TO_PIN(int_ssp_table, .msr = MSR_IA32_INT_SSP_TAB, .mask = ALL, .flip = 0x1000,
@@ -152,7 +154,7 @@ static void add_msr(struct heki_vm *h, u32 msr, u64 mask)
 {
 	/* XRSTORS could load the pointers of shadow stacks. */
 	if (msr >= MSR_IA32_PL0_SSP && msr <= MSR_IA32_PL2_SSP)
-		heki_add_msr(h->request, MSR_IA32_XSS, ALL);
+		heki_add_msr(h->request, MSR_IA32_XSS, XSS_CET_S);
 	heki_add_msr(h->request, msr, mask);
 }
 
@@ -410,10 +412,11 @@ HEKI_TEST(msrs, user_space_may_ask_for_denied_writes)
 HEKI_TEST(msrs, xcr0_cannot_be_changed)
 {
 	struct heki_vm *h = &self->h;
+	u64 mask = heki_query_pin(h, h->vcpu[0], HEKI_REG_XCR0, 0);
 	u64 xcr0;
 	int i;
 
-	if (!heki_query_pin(h, h->vcpu[0], HEKI_REG_XCR0, 0))
+	if (!mask)
 		SKIP(return, "this vCPU has no XSAVE");
 	xcr0 = heki_call(h->vcpu[0], guest_xgetbv);
 	EXPECT_NE(1, xcr0);
@@ -421,7 +424,8 @@ HEKI_TEST(msrs, xcr0_cannot_be_changed)
 	EXPECT_EQ(1, heki_call(h->vcpu[0], guest_xgetbv));
 	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_xsetbv, 0, xcr0));
 
-	heki_add_pin(heki_begin_request(h, 0), HEKI_REG_XCR0, ALL);
+	EXPECT_EQ(xcr0, xcr0 & mask);
+	heki_add_pin(heki_begin_request(h, 0), HEKI_REG_XCR0, mask);
 	heki_seal(h);
 	for (i = 0; i < NR_VCPUS; i++) {
 		EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[i], guest_xsetbv, 0, 1));

@@ -58,8 +58,23 @@ fn each_bit_is_decided_once_and_with_a_reason() {
             assert!(!field.why.is_empty());
             seen |= field.bits;
         }
-        assert_eq!(decided(row.reg, row.index), seen);
+        assert_eq!(row.decided(), seen);
     }
+}
+
+#[test]
+fn what_kvm_refuses_a_guest_cannot_set() {
+    for row in REGISTERS {
+        for field in row.fields {
+            let refused = field.decision == Decision::Refused;
+            let settable = settable(row.reg, row.index) & field.bits;
+            let expected = if refused { 0 } else { field.bits };
+            assert_eq!(settable, expected, "{} {}", row.name, field.name);
+        }
+    }
+    const LASS: u64 = 1 << 27;
+    assert_eq!(settable(HEKI_REG_CR4, 0) & LASS, 0);
+    assert_eq!(find(HEKI_REG_CR4, 0).map(|row| row.decided() & LASS), Some(LASS));
 }
 
 #[test]
@@ -69,7 +84,7 @@ fn control_registers_are_forced_and_others_are_kept() {
             match field.decision {
                 Decision::Set => assert!(!is_kept(row.reg), "{}", row.name),
                 Decision::Keep => assert!(is_kept(row.reg), "{}", row.name),
-                Decision::Refused | Decision::Free => {}
+                Decision::Covered | Decision::Refused | Decision::Free => {}
             }
         }
     }
@@ -85,7 +100,7 @@ fn what_has_no_row_cannot_be_pinned() {
         (HEKI_REG_XCR0, 1),
         (HEKI_REG_MSR, 0x10),
     ] {
-        assert_eq!((pinnable(reg, index), decided(reg, index)), (0, 0));
+        assert_eq!((pinnable(reg, index), settable(reg, index)), (0, 0));
     }
     assert_eq!(
         hold(&msr(0x10, 1), Some(SEEN)),
@@ -236,7 +251,10 @@ pinned to its value
   It can be pinned, set or clear. A guest that loads another value gets #GP, and the old
   value stays.
 not needed
-  The CPU or KVM refuses what would matter, or another protection covers it.
+  No pin. The CPU refuses what would matter, or another protection covers it.
+refused by KVM
+  KVM lets no guest set it. Should it begin to: with a bit of CR0, CR4, XCR0 or XSS it does not
+  build until somebody decides, with one of EFER no VM can be sealed.
 may change
   No pin. The guest may change it.
 
@@ -286,7 +304,7 @@ fn document() -> String {
             let scope = match field.decision {
                 Decision::Keep => format!(" {}", row.scope.as_str()),
                 Decision::Set => " VM".to_owned(),
-                Decision::Refused | Decision::Free => String::new(),
+                Decision::Covered | Decision::Refused | Decision::Free => String::new(),
             };
             let (mask, decision, why) = (bits(field.bits), field.decision.as_str(), field.why);
             write!(

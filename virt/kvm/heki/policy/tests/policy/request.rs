@@ -28,7 +28,7 @@ pub(crate) fn good() -> Wire {
             pin(HEKI_REG_CR0, CR0_WP),
             pin(HEKI_REG_CR4, CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_CET),
             msr(LSTAR, u64::MAX),
-            pin(HEKI_REG_XCR0, u64::MAX),
+            pin(HEKI_REG_XCR0, XCR0),
             msr(MSR_EFER, 1 << 11 | 1),
         ],
     )
@@ -45,6 +45,8 @@ const TEXT: u64 = 0xffff_ffff_8100_0000;
 const RODATA: u64 = 0xffff_ffff_8200_0000;
 
 const LSTAR: u32 = 0xc000_0082;
+/// All that a guest has of XCR0.
+const XCR0: u64 = 7;
 
 /// Each way to spoil the good request, one field at a time, and the refusal that is due.
 type Spoil = (fn(&mut Wire), Refusal);

@@ -91,7 +91,7 @@ fn with_seal<R>(test: impl FnOnce(&Source<'_>) -> R) -> R {
         Held {
             reg: HEKI_REG_XCR0,
             index: 0,
-            mask: u64::MAX,
+            mask: 7,
             value: 7,
         },
     ];
