@@ -50,6 +50,9 @@ struct kvm_heki {
 	struct ratelimit_state log;
 };
 
+/* Base and limit of IDTR, GDTR and TR, selectors of LDTR and TR. */
+#define KVM_HEKI_NR_TABLES		8
+
 #ifdef CONFIG_KVM_HEKI
 /**
  * struct kvm_heki_vcpu - what a vCPU has to tell user space, and how far it is up
@@ -58,6 +61,8 @@ struct kvm_heki {
  * @request:	Rust's copy of the request that user space is asked about
  * @rip:	linear address of the instruction that made it
  * @gdt_stays:	the vCPU is up, and has the last GDT that it may load
+ * @tables:	the parts of the descriptor-table registers that SMM has to give back
+ * @has_tables:	they are known, as user space loaded no registers since
  * @complete:	KVM's end of a hypercall
  * @has_reset_state: user space loaded the registers of a reset, and the vCPU has not run since
  * @is_reset:	the same, and user space said what the vCPU does next
@@ -70,6 +75,8 @@ struct kvm_heki_vcpu {
 	void *request;
 	unsigned long rip;
 	bool gdt_stays;
+	u64 tables[KVM_HEKI_NR_TABLES];
+	bool has_tables;
 	int (*complete)(struct kvm_vcpu *vcpu);
 	bool has_reset_state;
 	bool is_reset;
@@ -155,6 +162,9 @@ bool __kvm_heki_deny_cr(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 			u32 reg, u64 old, u64 new);
 bool __kvm_heki_deny_load(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
 			  u32 reg, u32 index, u64 new);
+bool __kvm_heki_deny_task_switch(const struct kvm_heki *heki, struct kvm_vcpu *vcpu);
+bool __kvm_heki_deny_change(const struct kvm_heki *heki, struct kvm_vcpu *vcpu,
+			    u32 reg, u32 index, u64 old, u64 new);
 bool __kvm_heki_holds(const struct kvm_heki *heki, u32 reg, u32 index);
 void __kvm_heki_show(const struct kvm_heki *heki, struct seq_file *m);
 

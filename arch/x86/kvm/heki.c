@@ -911,17 +911,56 @@ bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_s
 }
 
 /* There may be nobody left to take a #GP: the vCPU shuts down. */
-bool __kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector)
+bool kvm_heki_shut_down_task_switch(struct kvm_vcpu *vcpu)
 {
-	if (!__kvm_heki_pins_table(vcpu, HEKI_REG_LDTR) && !__kvm_heki_pins_table(vcpu, HEKI_REG_TR))
+	if (!__kvm_heki_deny_task_switch(vcpu->kvm->arch.heki, vcpu))
 		return false;
 
-	/* For the report: the selector is what the verdict looks at. */
-	__kvm_heki_deny_load(vcpu->kvm->arch.heki, vcpu, HEKI_REG_TR, 2, selector);
-	if (kvm_heki_learns(vcpu->kvm, HEKI_CLASS_REGISTER))
-		return false;
 	kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
 	return true;
+}
+
+static const struct {
+	u32 reg;
+	u32 index;
+} heki_tables[KVM_HEKI_NR_TABLES] = {
+	{ HEKI_REG_IDTR, 0 }, { HEKI_REG_IDTR, 1 },
+	{ HEKI_REG_GDTR, 0 }, { HEKI_REG_GDTR, 1 },
+	{ HEKI_REG_LDTR, 0 },
+	{ HEKI_REG_TR, 0 }, { HEKI_REG_TR, 1 }, { HEKI_REG_TR, 2 },
+};
+
+static u64 heki_see_table(struct kvm_vcpu *vcpu, int i)
+{
+	u64 bits, value = 0;
+
+	heki_glue_see_register(vcpu, heki_tables[i].reg, heki_tables[i].index, &bits, &value);
+	return value;
+}
+
+void __kvm_heki_enter_smm(struct kvm_vcpu *vcpu)
+{
+	int i;
+
+	for (i = 0; i < KVM_HEKI_NR_TABLES; i++)
+		vcpu->arch.heki.tables[i] = heki_see_table(vcpu, i);
+	vcpu->arch.heki.has_tables = true;
+}
+
+/* The first part that is not what it was. KVM shuts the vCPU down, as for any RSM that fails. */
+bool __kvm_heki_deny_rsm(struct kvm_vcpu *vcpu)
+{
+	const struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
+	bool known = vcpu->arch.heki.has_tables;
+	int i;
+
+	vcpu->arch.heki.has_tables = false;
+	for (i = 0; heki && known && i < KVM_HEKI_NR_TABLES; i++) {
+		if (__kvm_heki_deny_change(heki, vcpu, heki_tables[i].reg, heki_tables[i].index,
+					   vcpu->arch.heki.tables[i], heki_see_table(vcpu, i)))
+			return true;
+	}
+	return false;
 }
 
 /* After a change of rights or pins, and before a vCPU first runs; on itself. */

@@ -55,7 +55,9 @@ bool __kvm_heki_deny_writer(struct kvm_vcpu *vcpu, gfn_t gfn);
 bool __kvm_heki_pins(struct kvm_vcpu *vcpu, u32 reg, u32 index);
 bool __kvm_heki_pins_table(struct kvm_vcpu *vcpu, u32 reg);
 bool __kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
-bool __kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector);
+bool kvm_heki_shut_down_task_switch(struct kvm_vcpu *vcpu);
+void __kvm_heki_enter_smm(struct kvm_vcpu *vcpu);
+bool __kvm_heki_deny_rsm(struct kvm_vcpu *vcpu);
 bool __kvm_heki_deny_gdt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
 bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_struct *desc,
 			u32 base3);
@@ -292,9 +294,22 @@ static inline bool kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector,
 }
 
 /* It would load LDTR and TR from memory. No kernel in long mode has one. */
-static inline bool kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector)
+static inline bool kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu)
 {
-	return kvm_heki_tables_apply(vcpu) && __kvm_heki_deny_task_switch(vcpu, selector);
+	return kvm_heki_tables_apply(vcpu) && kvm_heki_shut_down_task_switch(vcpu);
+}
+
+/* Sealed or not: it may be when SMM ends. */
+static inline void kvm_heki_enter_smm(struct kvm_vcpu *vcpu)
+{
+	if (kvm_heki_opted_in(vcpu->kvm))
+		__kvm_heki_enter_smm(vcpu);
+}
+
+/* RSM loads what memory says. A guest that has guests of its own has no tables pinned. */
+static inline bool kvm_heki_deny_rsm(struct kvm_vcpu *vcpu)
+{
+	return kvm_heki_opted_in(vcpu->kvm) && __kvm_heki_deny_rsm(vcpu);
 }
 
 static inline bool kvm_heki_deny_ldt(struct kvm_vcpu *vcpu, u16 selector)
@@ -344,10 +359,9 @@ static inline void kvm_heki_destroy_vcpu(struct kvm_vcpu *vcpu) { }
 static inline void kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs) { }
 static inline void kvm_heki_set_mp_state(struct kvm_vcpu *vcpu) { }
 
-static inline bool kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu, u16 selector)
-{
-	return false;
-}
+static inline bool kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu) { return false; }
+static inline void kvm_heki_enter_smm(struct kvm_vcpu *vcpu) { }
+static inline bool kvm_heki_deny_rsm(struct kvm_vcpu *vcpu) { return false; }
 
 static inline bool kvm_heki_check_exit(struct kvm_vcpu *vcpu)
 {

@@ -75,6 +75,7 @@ static bool heki_is_reset_state(const struct kvm_sregs *sregs)
 void __kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
 {
 	WRITE_ONCE(vcpu->arch.heki.is_reset, false);
+	vcpu->arch.heki.has_tables = false;
 	vcpu->arch.heki.has_reset_state = heki_reset_by_vcpus && irqchip_in_kernel(vcpu->kvm) &&
 					  heki_is_reset_state(sregs);
 	if (vcpu->arch.heki.has_reset_state)

@@ -430,6 +430,41 @@ pub(crate) unsafe extern "C" fn __kvm_heki_deny_load(
     pin::denies_load(vm, &vcpu, reg, index, new)
 }
 
+/// Whether a task switch is denied; reports it if so.
+///
+/// # Safety
+///
+/// As `__kvm_heki_hypercall`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_deny_task_switch(
+    heki: *const bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+) -> bool {
+    // SAFETY: by this function's safety requirements.
+    let (vm, vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    pin::denies_task_switch(vm, &vcpu)
+}
+
+/// Whether a change of a register other than CR0 and CR4 from `old` to `new` is denied, whatever it
+/// was at the seal; reports it if so.
+///
+/// # Safety
+///
+/// As `__kvm_heki_hypercall`.
+#[export]
+pub(crate) unsafe extern "C" fn __kvm_heki_deny_change(
+    heki: *const bindings::kvm_heki,
+    vcpu: *mut bindings::kvm_vcpu,
+    reg: u32,
+    index: u32,
+    old: u64,
+    new: u64,
+) -> bool {
+    // SAFETY: by this function's safety requirements.
+    let (vm, vcpu) = unsafe { (vm(heki), Vcpu::from_raw(vcpu)) };
+    pin::denies_change(vm, &vcpu, reg, index, (old, new))
+}
+
 /// Whether the seal keeps bits of a register other than CR0 and CR4. Does not sleep.
 ///
 /// # Safety

@@ -53,7 +53,40 @@ pub(crate) fn denies_load(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32, new: u
     } else {
         held.value
     };
-    report(vm, vcpu, reg, index, held.denied(current, new))
+    let up = held.scope() == Scope::Start && vcpu.is_up();
+    report(vm, vcpu, reg, index, held.denied(current, new, up))
+}
+
+/// Whether nothing may change a register other than CR0 and CR4 from the first to the second value;
+/// reports if so.
+pub(crate) fn denies_change(
+    vm: &Vm,
+    vcpu: &Vcpu<'_>,
+    reg: u32,
+    index: u32,
+    (old, new): (u64, u64),
+) -> bool {
+    let held = vm.seal(vcpu.reader()).and_then(|seal| seal.held(reg, index));
+    report(vm, vcpu, reg, index, held.map_or(0, |held| (old ^ new) & held.mask))
+}
+
+/// Whether the guest may not switch tasks, which loads LDTR and TR from memory; reports if so.
+///
+/// What they would be is for that memory to say, so that all that is pinned counts as changed.
+pub(crate) fn denies_task_switch(vm: &Vm, vcpu: &Vcpu<'_>) -> bool {
+    let Some(seal) = vm.seal(vcpu.reader()) else {
+        return false;
+    };
+    let loaded = [
+        (abi::HEKI_REG_TR, 2),
+        (abi::HEKI_REG_TR, 0),
+        (abi::HEKI_REG_TR, 1),
+        (abi::HEKI_REG_LDTR, 0),
+    ];
+    loaded
+        .into_iter()
+        .find_map(|(reg, index)| seal.held(reg, index))
+        .is_some_and(|held| report(vm, vcpu, held.reg, held.index, held.mask))
 }
 
 fn report(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32, bits: u64) -> bool {

@@ -48,7 +48,8 @@ impl Decision {
 pub enum Scope {
     /// That of the vCPU that asks, on every vCPU: a vCPU that starts may load it and no other.
     Vm,
-    /// That of the vCPU that asks, on every vCPU that has it: one that starts loads others first.
+    /// That of the vCPU that asks, on every vCPU that has it or is up: one that starts loads others
+    /// first.
     Start,
     /// Each vCPU its own: once it is not zero it stays. INIT may clear it. If it is zero on the vCPU
     /// that asks, it is zero on all.
@@ -272,7 +273,7 @@ const EFER: &[Field] = &[
     bit("LME", 8, Keep, "no vCPU turns on paging outside long mode"),
     bit("LMA", 10, Covered, "the CPU sets it"),
     bit("NX", 11, Keep, "pages can be not executable"),
-    bit("SVME", 12, Keep, "a guest of the guest"),
+    bit("SVME", 12, Keep, "a guest of the guest; KVM sets it with SVM in CPUID only, where no MSR is held"),
     bit("LMSLE", 13, Keep, "segment limits in long mode"),
     bit("FFXSR", 14, Keep, "FXSAVE leaves registers out"),
     bit("TCE", 15, Keep, "what INVLPG keeps of upper levels"),
@@ -607,15 +608,15 @@ impl Held {
     }
 
     /// The kept bits that loading `new` would change: denied unless zero. `current` is the vCPU's
-    /// own value, and counts only where a vCPU may have another than that of the seal. Of
-    /// [`Scope::Up`], the vCPU is up.
-    pub fn denied(&self, current: u64, new: u64) -> u64 {
+    /// own value, and counts only where a vCPU may have another than that of the seal; `up` is
+    /// whether it has loaded TR. Of [`Scope::Up`], it has.
+    pub fn denied(&self, current: u64, new: u64, up: bool) -> u64 {
         let change = |from: u64, to: u64| (from ^ to) & self.mask;
         match self.scope() {
-            Scope::Vm => change(self.value, new),
-            Scope::Start if change(self.value, current) != 0 => 0,
+            Scope::Start if !up && change(self.value, current) != 0 => 0,
+            Scope::Vm | Scope::Start => change(self.value, new),
             Scope::Vcpu if current & self.mask == 0 => 0,
-            Scope::Start | Scope::Vcpu | Scope::Up => change(current, new),
+            Scope::Vcpu | Scope::Up => change(current, new),
         }
     }
 }

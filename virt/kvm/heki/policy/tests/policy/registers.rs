@@ -126,30 +126,30 @@ fn only_what_the_vcpu_has_is_held() {
 fn a_vcpu_may_load_the_value_of_the_vm_and_no_other() {
     let lstar = held(LSTAR, u64::MAX, 0x1234);
     for current in [0, 0x1234, 7] {
-        assert_eq!(lstar.denied(current, 0x1234), 0);
-        assert_eq!(lstar.denied(current, 0x1235), 1);
-        assert_eq!(lstar.denied(current, 0), 0x1234);
+        assert_eq!(lstar.denied(current, 0x1234, true), 0);
+        assert_eq!(lstar.denied(current, 0x1235, true), 1);
+        assert_eq!(lstar.denied(current, 0, true), 0x1234);
     }
     let efer = held(MSR_EFER, 1 << 11, 1 << 11 | 1);
-    assert_eq!(efer.denied(0, 1 << 11), 0);
-    assert_eq!(efer.denied(0, 1), 1 << 11);
+    assert_eq!(efer.denied(0, 1 << 11, true), 0);
+    assert_eq!(efer.denied(0, 1, true), 1 << 11);
 }
 
 #[test]
 fn a_vcpu_loads_a_value_of_its_own_once() {
     let esp = held(SYSENTER_ESP, u64::MAX, 0x1000);
-    assert_eq!(esp.denied(0, 0x2000), 0);
-    assert_eq!(esp.denied(0x2000, 0x2000), 0);
-    assert_eq!(esp.denied(0x2000, 0x1000), 0x3000);
-    assert_eq!(esp.denied(0x2000, 0), 0x2000);
+    assert_eq!(esp.denied(0, 0x2000, true), 0);
+    assert_eq!(esp.denied(0x2000, 0x2000, true), 0);
+    assert_eq!(esp.denied(0x2000, 0x1000, true), 0x3000);
+    assert_eq!(esp.denied(0x2000, 0, true), 0x2000);
 }
 
 #[test]
 fn a_zero_of_its_own_is_that_of_all() {
     let esp = held(SYSENTER_ESP, 0xf000, 0xfff);
     assert_eq!(esp.scope(), Scope::Vm);
-    assert_eq!(esp.denied(0x2000, 0x2fff), 0x2000);
-    assert_eq!(esp.denied(0x2000, 0x111), 0);
+    assert_eq!(esp.denied(0x2000, 0x2fff, true), 0x2000);
+    assert_eq!(esp.denied(0x2000, 0x111, true), 0);
 }
 
 #[test]
@@ -158,11 +158,15 @@ fn a_vcpu_that_starts_has_other_tables_first() {
         reg: HEKI_REG_IDTR,
         ..held(0, u64::MAX, 0x1000)
     };
-    assert_eq!(idtr.denied(0, 0x2000), 0);
-    assert_eq!(idtr.denied(0x2000, 0x3000), 0);
-    assert_eq!(idtr.denied(0x2000, 0x1000), 0);
-    assert_eq!(idtr.denied(0x1000, 0x2000), 0x3000);
-    assert_eq!(idtr.denied(0x1000, 0x1000), 0);
+    let (starts, up) = (false, true);
+    assert_eq!(idtr.denied(0, 0x2000, starts), 0);
+    assert_eq!(idtr.denied(0x2000, 0x3000, starts), 0);
+    assert_eq!(idtr.denied(0x2000, 0x1000, starts), 0);
+    assert_eq!(idtr.denied(0x1000, 0x2000, starts), 0x3000);
+    assert_eq!(idtr.denied(0x1000, 0x1000, starts), 0);
+    assert_eq!(idtr.denied(0x2000, 0x2000, up), 0x3000);
+    assert_eq!(idtr.denied(0x2000, 0x1000, up), 0);
+    assert_eq!(idtr.denied(0x1000, 0x2000, up), 0x3000);
 }
 
 #[test]
@@ -173,10 +177,10 @@ fn a_vcpu_that_is_up_keeps_its_own_tables() {
             ..held(index, 0xffff, 0x1000)
         };
         assert_eq!(own.scope(), Scope::Up);
-        assert_eq!(own.denied(0x2000, 0x2000), 0);
-        assert_eq!(own.denied(0x2000, 0x1000), 0x3000);
-        assert_eq!(own.denied(0, 0x1000), 0x1000);
-        assert_eq!(own.denied(0x2000, 0x1_2000), 0);
+        assert_eq!(own.denied(0x2000, 0x2000, true), 0);
+        assert_eq!(own.denied(0x2000, 0x1000, true), 0x3000);
+        assert_eq!(own.denied(0, 0x1000, true), 0x1000);
+        assert_eq!(own.denied(0x2000, 0x1_2000, true), 0);
     }
 }
 
@@ -186,9 +190,9 @@ fn an_ldt_entry_can_be_left_to_the_guest() {
         reg: HEKI_REG_LDTR,
         ..held(0, 0xffff & !0x50, 0)
     };
-    assert_eq!(ldtr.denied(0, 0x50), 0);
-    assert_eq!(ldtr.denied(0x50, 0), 0);
-    assert_eq!(ldtr.denied(0x50, 0x60), 0x20);
+    assert_eq!(ldtr.denied(0, 0x50, true), 0);
+    assert_eq!(ldtr.denied(0x50, 0, true), 0);
+    assert_eq!(ldtr.denied(0x50, 0x60, true), 0x20);
 }
 
 #[test]
@@ -217,7 +221,7 @@ proptest! {
     #[test]
     fn denied_bits_bit_by_bit(mask: u64, value: u64, current: u64, new: u64, per_vcpu: bool) {
         let index = if per_vcpu { SYSENTER_ESP } else { LSTAR };
-        let denied = held(index, mask, value).denied(current, new);
+        let denied = held(index, mask, value).denied(current, new, true);
         for bit in 0..64 {
             let set = |word: u64| word >> bit & 1 == 1;
             let expected = if !per_vcpu || mask & value == 0 {
@@ -263,7 +267,8 @@ the reset left, and may load this value and no other. Scope vCPU: each vCPU has 
 Once it is not zero it stays; INIT may clear it, then the vCPU may load one again. If it is zero
 on the vCPU that asks, it stays zero on all.
 
-Scope start: as VM, but a vCPU that has not loaded the value since INIT may load others first.
+Scope start: as VM, but a vCPU that since INIT has loaded neither the value nor TR may load others
+first.
 
 Scope up: each vCPU keeps its own value from when it is up, that is, TR is not null: INIT makes it
 so, and LTR ends it. Of the GDTR, it may load one more value after that.
