@@ -4,7 +4,9 @@
  * every vCPU, through every instruction; and what is not pinned costs what it did.
  */
 #include "kvm_test_harness.h"
+#include "apic.h"
 #include "heki.h"
+#include "mce.h"
 
 #define NR_VCPUS	2
 #define LATER		2	/* a vCPU that is created after the seal */
@@ -18,6 +20,7 @@
 #ifndef MSR_AMD64_DE_CFG
 #define MSR_AMD64_DE_CFG	0xc0011029
 #endif
+#define VM_CR_R_INIT		BIT_ULL(1)
 
 static u64 guest_rdmsr(u64 *arg)
 {
@@ -30,6 +33,12 @@ static u64 guest_rdmsr(u64 *arg)
 static u64 guest_fep_wrmsr(u64 *arg)
 {
 	return kvm_asm_safe_fep("wrmsr", "a"((u32)arg[1]), "d"(arg[1] >> 32), "c"((u32)arg[0]));
+}
+
+static u64 guest_wrmsrns(u64 *arg)
+{
+	return kvm_asm_safe(".byte 0x0f, 0x01, 0xc6", "a"((u32)arg[1]), "d"(arg[1] >> 32),
+			    "c"((u32)arg[0]));
 }
 
 static u64 guest_wrmsr_often(u64 *arg)
@@ -102,7 +111,19 @@ FIXTURE_VARIANT(msr) {
 	u64 value;	/* loaded before the seal; 0 to leave it */
 	u64 flip;	/* bits that an attacker flips */
 	bool optional;	/* where the vCPU has it */
+	void (*prepare)(struct kvm_vcpu *vcpu);
 };
+
+/* Local machine checks, which FEATURE_CONTROL turns on: a bit that does not lock it. */
+static void offer_lmce(struct kvm_vcpu *vcpu)
+{
+	u64 supported, cap = MCG_CTL_P | MCG_LMCE_P | 10;
+
+	if (ioctl(vcpu->vm->kvm_fd, KVM_X86_GET_MCE_CAP_SUPPORTED, &supported) ||
+	    !(supported & MCG_LMCE_P))
+		return;
+	TEST_ASSERT(!__vcpu_ioctl(vcpu, KVM_X86_SETUP_MCE, &cap), "Cannot set up machine checks");
+}
 
 #define MSR_TO_PIN(_name, args...)	FIXTURE_VARIANT_ADD(msr, _name) { args }
 
@@ -118,12 +139,21 @@ MSR_TO_PIN(sysenter_eip, .msr = MSR_IA32_SYSENTER_EIP, .mask = ALL, .value = 0x8
 MSR_TO_PIN(pat, .msr = MSR_IA32_CR_PAT, .mask = ALL, .value = 0x0007010600070106, .flip = 2);
 MSR_TO_PIN(apic_base, .msr = MSR_IA32_APICBASE, .mask = GENMASK_ULL(51, 12) | 3ull << 10,
 	   .flip = 1ull << 20);
+MSR_TO_PIN(apic_base_en, .msr = MSR_IA32_APICBASE, .mask = MSR_IA32_APICBASE_ENABLE,
+	   .flip = MSR_IA32_APICBASE_ENABLE);
+MSR_TO_PIN(feature_control, .msr = MSR_IA32_FEAT_CTL, .mask = ALL, .flip = FEAT_CTL_LMCE_ENABLED,
+	   .optional = true, .prepare = offer_lmce);
 MSR_TO_PIN(misc_enable, .msr = MSR_IA32_MISC_ENABLE, .mask = 1, .flip = 1);
 MSR_TO_PIN(xss, .msr = MSR_IA32_XSS, .mask = ALL, .flip = XSS_CET_U, .optional = true);
 MSR_TO_PIN(s_cet, .msr = MSR_IA32_S_CET, .mask = ALL, .flip = 1ull << 2, .optional = true);
 MSR_TO_PIN(pl0_ssp, .msr = MSR_IA32_PL0_SSP, .mask = ALL, .flip = 0x1000, .optional = true);
+MSR_TO_PIN(pl1_ssp, .msr = MSR_IA32_PL1_SSP, .mask = ALL, .flip = 0x1000, .optional = true);
+MSR_TO_PIN(pl2_ssp, .msr = MSR_IA32_PL2_SSP, .mask = ALL, .flip = 0x1000, .optional = true);
 MSR_TO_PIN(int_ssp_table, .msr = MSR_IA32_INT_SSP_TAB, .mask = ALL, .flip = 0x1000,
 	   .optional = true);
+MSR_TO_PIN(tsx_ctrl, .msr = MSR_IA32_TSX_CTRL, .mask = ALL, .flip = TSX_CTRL_RTM_DISABLE,
+	   .optional = true);
+MSR_TO_PIN(vm_cr, .msr = MSR_VM_CR, .mask = ALL, .flip = VM_CR_R_INIT, .optional = true);
 MSR_TO_PIN(de_cfg, .msr = MSR_AMD64_DE_CFG, .mask = ALL, .flip = 1ull << 1, .optional = true);
 
 FIXTURE_SETUP(msr)
@@ -132,6 +162,8 @@ FIXTURE_SETUP(msr)
 	int i;
 
 	heki_vm_create(h, NR_VCPUS);
+	for (i = 0; variant->prepare && i < NR_VCPUS; i++)
+		variant->prepare(h->vcpu[i]);
 	self->mask = heki_query_pin(h, h->vcpu[0], HEKI_REG_MSR, variant->msr) & variant->mask;
 	if (variant->optional && !self->mask)
 		SKIP(return, "this vCPU has no such register");
@@ -240,6 +272,7 @@ HEKI_TEST(msr, user_space_may_set_it)
 
 	if (variant->optional && _vcpu_set_msr(vcpu, variant->msr, self->other) != 1)
 		SKIP(return, "user space cannot set it anyway");
+	EXPECT_EQ(1, _vcpu_set_msr(vcpu, variant->msr, self->value));
 	seal_msr(&self->h, variant->msr, self->mask);
 	EXPECT_EQ(1, _vcpu_set_msr(vcpu, variant->msr, self->other));
 	EXPECT_EQ(self->other, get_msr(vcpu, variant->msr));
@@ -319,6 +352,37 @@ HEKI_TEST(msrs, a_vcpu_loads_no_stack_where_there_is_none)
 	EXPECT_TRUE(is_refused(h->vcpu[0], msr, 0x1000));
 	EXPECT_TRUE(is_refused(h->vcpu[1], msr, 0x1000));
 	EXPECT_TRUE(is_taken(h->vcpu[1], msr, 0));
+}
+
+/* Of the modes of the APIC, EXTD can be left by a way through off only: two vCPUs to show it. */
+HEKI_TEST(msrs, x2apic_mode_is_not_entered)
+{
+	struct kvm_vcpu **vcpu = self->h.vcpu;
+	u64 xapic = get_msr(vcpu[0], MSR_IA32_APICBASE) & ~MSR_IA32_APICBASE_EXTD;
+
+	EXPECT_TRUE(is_taken(vcpu[1], MSR_IA32_APICBASE,
+			     get_msr(vcpu[1], MSR_IA32_APICBASE) | MSR_IA32_APICBASE_EXTD));
+	seal_msr(&self->h, MSR_IA32_APICBASE, MSR_IA32_APICBASE_EXTD);
+	EXPECT_TRUE(is_refused(vcpu[0], MSR_IA32_APICBASE, xapic | MSR_IA32_APICBASE_EXTD));
+	EXPECT_TRUE(is_taken(vcpu[0], MSR_IA32_APICBASE, xapic));
+}
+
+#define X86_FEATURE_WRMSRNS	KVM_X86_CPU_FEATURE(0x7, 1, EAX, 19)
+
+HEKI_TEST(msrs, wrmsrns_is_refused_too)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	if (!kvm_cpu_has(X86_FEATURE_WRMSRNS))
+		SKIP(return, "this vCPU has no WRMSRNS");
+	EXPECT_EQ(0, heki_call(vcpu, guest_wrmsrns, MSR_LSTAR, 0x2000));
+	EXPECT_EQ(0x2000, get_msr(vcpu, MSR_LSTAR));
+	EXPECT_TRUE(is_taken(vcpu, MSR_LSTAR, 0x1000));
+	seal_msr(&self->h, MSR_LSTAR, ALL);
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_wrmsrns, MSR_LSTAR, 0x2000));
+	EXPECT_EQ(0x1000, get_msr(vcpu, MSR_LSTAR));
+	EXPECT_EQ(0, heki_call(vcpu, guest_wrmsrns, MSR_LSTAR, 0x1000));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
 }
 
 static u64 exits_of_writes(struct kvm_vcpu *vcpu, u32 msr)
@@ -466,14 +530,6 @@ FIXTURE(idt) {
 };
 
 #define OTHER_IDT	HEKI_PAGE(0)	/* a copy of the table */
-
-/* arg[0]: base, arg[1]: limit */
-static u64 guest_lidt(u64 *arg)
-{
-	struct desc_ptr dt = { .address = arg[0], .size = arg[1] };
-
-	return kvm_asm_safe("lidt %[dt]", [dt]"m"(dt));
-}
 
 static u64 guest_fep_lidt(u64 *arg)
 {
@@ -820,6 +876,183 @@ HEKI_TEST(tables, a_reset_lets_them_go)
 	EXPECT_EQ(0, heki_call(vcpu, guest_lgdt, OTHER_GDT, self->sregs.gdt.limit));
 	EXPECT_EQ(0, heki_call(vcpu, guest_lldt, LDT_SELECTOR));
 	EXPECT_EQ(0, heki_call(vcpu, guest_ltr, TSS_SELECTOR));
+}
+
+/*
+ * A task switch, which loads LDTR and TR from memory. There is none in long mode, so
+ * this vCPU begins in protected mode, without paging.
+ */
+
+#define FLAT_CODE	0x08
+#define FLAT_DATA	0x10
+#define OLD_TASK	0x18
+#define NEW_TASK	0x20
+#define TASK_GDT	HEKI_PAGE(8)
+#define OLD_TSS		HEKI_PAGE(9)
+#define NEW_TSS		HEKI_PAGE(10)
+#define OLD_CODE	HEKI_PAGE(11)
+#define NEW_CODE	HEKI_PAGE(12)
+#define TSS32_BUSY	11
+
+struct tss32 {
+	u32 unused[8];
+	u32 eip;
+	u32 eflags;
+	u32 regs[8];
+	u32 es, cs, ss, ds, fs, gs, ldt;
+	u32 bitmap;
+} __packed;
+
+kvm_static_assert(sizeof(struct tss32) == TSS_LIMIT + 1);
+
+FIXTURE(task) {
+	struct heki_vm h;
+	struct kvm_vcpu *vcpu;		/* the one that switches */
+};
+
+FIXTURE_VARIANT(task) {
+	bool sealed;
+	u32 reg;
+};
+
+FIXTURE_VARIANT_ADD(task, unsealed) { .sealed = false };
+FIXTURE_VARIANT_ADD(task, tr) { .sealed = true, .reg = HEKI_REG_TR };
+FIXTURE_VARIANT_ADD(task, ldtr) { .sealed = true, .reg = HEKI_REG_LDTR };
+FIXTURE_VARIANT_ADD(task, others) { .sealed = true, .reg = HEKI_REG_GDTR };
+
+static struct kvm_segment flat_segment(u16 selector, u8 type)
+{
+	return (struct kvm_segment){
+		.selector = selector,
+		.limit = ~0u,
+		.type = type,
+		.present = 1,
+		.s = 1,
+		.db = 1,
+		.g = 1,
+	};
+}
+
+static void put_tasks(struct heki_vm *h)
+{
+	static const u8 old_code[] = { 0xea, 0, 0, 0, 0, NEW_TASK, 0 };	/* ljmp $NEW_TASK, $0 */
+	static const u8 new_code[] = { 0xe6, HEKI_USER_PORT };	/* out %al, $HEKI_USER_PORT */
+	static const u64 gdt[] = {
+		[FLAT_CODE / 8] = 0x00cf9b000000ffff,
+		[FLAT_DATA / 8] = 0x00cf93000000ffff,
+		[OLD_TASK / 8] = 0x00008b0000000000 | TSS_LIMIT | (OLD_TSS & 0xffffff) << 16 |
+				 (OLD_TSS >> 24) << 56,
+		[NEW_TASK / 8] = 0x0000890000000000 | TSS_LIMIT | (NEW_TSS & 0xffffff) << 16 |
+				 (NEW_TSS >> 24) << 56,
+	};
+	const struct tss32 tss = {
+		.eip = NEW_CODE,
+		.eflags = X86_EFLAGS_FIXED,
+		.cs = FLAT_CODE,
+		.ss = FLAT_DATA,
+		.ds = FLAT_DATA,
+		.es = FLAT_DATA,
+	};
+
+	memcpy(heki_hva(h, TASK_GDT), gdt, sizeof(gdt));
+	memcpy(heki_hva(h, NEW_TSS), &tss, sizeof(tss));
+	memcpy(heki_hva(h, OLD_CODE), old_code, sizeof(old_code));
+	memcpy(heki_hva(h, NEW_CODE), new_code, sizeof(new_code));
+}
+
+static void enter_old_task(struct kvm_vcpu *vcpu)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+
+	vcpu_sregs_get(vcpu, &sregs);
+	sregs.cr0 = X86_CR0_PE | X86_CR0_ET;
+	sregs.cr3 = 0;
+	sregs.cr4 = 0;
+	sregs.efer = 0;
+	sregs.cs = flat_segment(FLAT_CODE, 0xb);
+	sregs.ds = sregs.es = sregs.ss = flat_segment(FLAT_DATA, 3);
+	sregs.fs = sregs.gs = sregs.ds;
+	sregs.ldt = (struct kvm_segment){ .unusable = 1 };
+	sregs.tr = (struct kvm_segment){
+		.base = OLD_TSS,
+		.limit = TSS_LIMIT,
+		.selector = OLD_TASK,
+		.type = TSS32_BUSY,
+		.present = 1,
+	};
+	sregs.gdt = (struct kvm_dtable){ .base = TASK_GDT, .limit = NEW_TASK + 7 };
+	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_regs_get(vcpu, &regs);
+	regs.rip = OLD_CODE;
+	regs.rflags = X86_EFLAGS_FIXED;
+	vcpu_regs_set(vcpu, &regs);
+}
+
+static void switch_tasks(struct heki_vm *h, struct kvm_vcpu *vcpu)
+{
+	put_tasks(h);
+	enter_old_task(vcpu);
+	vcpu_run(vcpu);
+}
+
+#define NR_SWITCHES	20
+
+/* QEMU has no exit for a task switch. The other one is that of the port. */
+static bool switches_exit(struct heki_vm *h, struct kvm_vcpu *vcpu)
+{
+	u64 before;
+	int i;
+
+	switch_tasks(h, vcpu);
+	before = vcpu_get_stat(vcpu, exits);
+	for (i = 0; i < NR_SWITCHES; i++) {
+		vcpu_run_complete_io(vcpu);
+		switch_tasks(h, vcpu);
+	}
+	vcpu_run_complete_io(vcpu);
+	return vcpu_get_stat(vcpu, exits) - before >= 2 * NR_SWITCHES;
+}
+
+FIXTURE_SETUP(task)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_vm_create(h, NR_VCPUS);
+	self->vcpu = h->vcpu[1];
+	if (variant->sealed && !(heki_query(h).available & HEKI_PROT_DT))
+		SKIP(return, "loads cannot be made to exit on this host");
+	if (variant->sealed && !switches_exit(h, self->vcpu))
+		SKIP(return, "this emulator lets a guest switch tasks past KVM (QEMU)");
+}
+
+FIXTURE_TEARDOWN(task)
+{
+	heki_vm_free(&self->h);
+}
+
+HEKI_TEST(task, a_switch_shuts_the_vcpu_down_where_it_would_change_a_pin)
+{
+	bool denied = variant->sealed && variant->reg != HEKI_REG_GDTR;
+	struct kvm_vcpu *vcpu = self->vcpu;
+	struct kvm_sregs sregs;
+
+	if (variant->sealed) {
+		heki_add_tables(heki_begin_request(&self->h, 0), variant->reg);
+		heki_seal(&self->h);
+	}
+	switch_tasks(&self->h, vcpu);
+	vcpu_sregs_get(vcpu, &sregs);
+	EXPECT_EQ(denied, vcpu_get_stat(vcpu, heki_denied_msr));
+	if (denied) {
+		EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+		EXPECT_EQ(OLD_TSS, sregs.tr.base);
+	} else {
+		ASSERT_EQ(KVM_EXIT_IO, vcpu->run->exit_reason);
+		EXPECT_EQ(HEKI_USER_PORT, vcpu->run->io.port);
+		EXPECT_EQ(NEW_TSS, sregs.tr.base);
+		EXPECT_EQ(NEW_TASK, sregs.tr.selector);
+	}
 }
 
 int main(int argc, char *argv[])

@@ -5,17 +5,25 @@
  * user space sets) they are in force although it reads what it wrote.
  *
  * Whether a bit is in force is asked of the CPU, not of the register: by an
- * access that the bit forbids, or by an instruction that it allows.
+ * access that the bit forbids, or by an instruction that it allows. Where this CPU
+ * shows no difference, what the register says is all there is to see.
  */
+#include <sys/wait.h>
+
 #include "kvm_test_harness.h"
 #include "apic.h"
 #include "heki.h"
 #include "smm.h"
 
+#ifndef X86_CR4_CET	/* selftests do not name it */
+#define X86_CR4_CET	BIT(23)
+#endif
+
 #define NR_VCPUS	2
 #define READ_ONLY	0	/* test pages, by their alias */
 #define USER		1
 #define USER_CODE	2
+#define USER_CODE_2	3
 
 /*
  * How to see each bit at work
@@ -37,6 +45,56 @@ static bool smep_is_in_force(struct kvm_vcpu *vcpu)
 static bool smap_is_in_force(struct kvm_vcpu *vcpu)
 {
 	return heki_call(vcpu, guest_read, HEKI_ALIAS(USER)) == PF_VECTOR;
+}
+
+/* NE: an error of the x87 is an exception. */
+static u64 guest_x87_error(u64 *arg)
+{
+	const u16 unmasked = 0x37f & ~BIT(2);	/* division by zero */
+	u64 vector;
+
+	asm volatile("fninit; fldcw %0; fldz; fld1; fdiv %%st(1), %%st" : : "m"(unmasked));
+	vector = kvm_asm_safe("fwait");
+	asm volatile("fnclex; fninit");
+	return vector;
+}
+
+static bool ne_is_in_force(struct kvm_vcpu *vcpu)
+{
+	return heki_call(vcpu, guest_x87_error) == MF_VECTOR;
+}
+
+/* VMX holds it set in any case. */
+static bool ne_shows(void)
+{
+	return this_cpu_has(X86_FEATURE_SVM);
+}
+
+/* AM: user mode that asks for it gets an exception. The vCPU does not survive it. */
+static bool am_is_in_force(struct kvm_vcpu *vcpu)
+{
+	return !__heki_run_user(vcpu, HEKI_ALIAS(USER_CODE_2), X86_EFLAGS_AC);
+}
+
+/* QEMU emulates no such exception: this process is user mode too. */
+static bool am_shows(void)
+{
+	int status = 0;
+	pid_t pid = fork();
+
+	if (!pid) {
+		u64 word[2];
+
+		asm volatile("sub $128, %%rsp\n\t"
+			     "pushf\n\t"
+			     "orl $0x40000, (%%rsp)\n\t"
+			     "popf\n\t"
+			     "movl 1(%0), %%eax\n\t"
+			     "add $128, %%rsp" : : "r"(word) : "rax", "cc", "memory");
+		_exit(0);
+	}
+	TEST_ASSERT(pid > 0 && waitpid(pid, &status, 0) == pid, "Cannot try alignment");
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGBUS;
 }
 
 /* UMIP: user mode cannot ask where the GDT is. The vCPU does not survive the fault. */
@@ -62,6 +120,20 @@ static bool fsgsbase_is_in_force(struct kvm_vcpu *vcpu)
 	return !heki_call(vcpu, guest_rdfsbase);
 }
 
+/* CET: an instruction exists that writes shadow stacks of user mode, of which there is none. */
+static u64 guest_wruss(u64 *arg)
+{
+	static u64 word;
+
+	return kvm_asm_safe(".byte 0x66, 0x48, 0x0f, 0x38, 0xf5, 0x07", /* wrussq %rax, (%rdi) */
+			    "a"(0), "D"(&word));
+}
+
+static bool cet_is_in_force(struct kvm_vcpu *vcpu)
+{
+	return heki_call(vcpu, guest_wruss) == PF_VECTOR;
+}
+
 static void put_sgdt_code(struct heki_vm *h, u64 gpa)
 {
 	static const u8 code[] = {
@@ -73,13 +145,26 @@ static void put_sgdt_code(struct heki_vm *h, u64 gpa)
 	memcpy(heki_hva(h, gpa), code, sizeof(code));
 }
 
+static void put_misaligned_code(struct heki_vm *h, u64 gpa)
+{
+	static const u8 code[] = {
+		0x8b, 0x05, 0xfb, 0x00, 0x00, 0x00,	/* mov 0xfb(%rip), %eax: at 0x101 */
+		0x66, 0xba, HEKI_USER_PORT, 0x00,	/* mov $HEKI_USER_PORT, %dx */
+		0xee,					/* out %al, (%dx) */
+	};
+
+	memcpy(heki_hva(h, gpa), code, sizeof(code));
+}
+
 static void map_pages(struct heki_vm *h)
 {
 	*vm_get_pte(h->vm, heki_map_alias(h, READ_ONLY)) &= ~PTE_WRITABLE_MASK(&h->vm->mmu);
 	heki_map_user(h, heki_map_alias(h, USER));
 	heki_map_user(h, heki_map_alias(h, USER_CODE));
+	heki_map_user(h, heki_map_alias(h, USER_CODE_2));
 	heki_put_code(h, HEKI_PAGE(USER));
 	put_sgdt_code(h, HEKI_PAGE(USER_CODE));
+	put_misaligned_code(h, HEKI_PAGE(USER_CODE_2));
 }
 
 /*
@@ -88,41 +173,33 @@ static void map_pages(struct heki_vm *h)
 
 FIXTURE(pin) {
 	struct heki_vm h;
+	bool shows;
 };
 
 FIXTURE_VARIANT(pin) {
 	u32 reg;
 	u64 bit;
 	bool (*is_in_force)(struct kvm_vcpu *vcpu);
+	bool (*shows)(void);	/* whether this CPU shows it, if not all do */
 };
 
-#define BIT_TO_PIN(_name, _reg, _bit, _fn)	\
-	FIXTURE_VARIANT_ADD(pin, _name) { .reg = _reg, .bit = _bit, .is_in_force = _fn }
+#define BIT_TO_PIN(_name, _reg, _bit, _fn, args...)	\
+	FIXTURE_VARIANT_ADD(pin, _name) { .reg = _reg, .bit = _bit, .is_in_force = _fn, args }
 
+BIT_TO_PIN(cr0_ne, HEKI_REG_CR0, X86_CR0_NE, ne_is_in_force, .shows = ne_shows);
 BIT_TO_PIN(cr0_wp, HEKI_REG_CR0, X86_CR0_WP, wp_is_in_force);
+BIT_TO_PIN(cr0_am, HEKI_REG_CR0, X86_CR0_AM, am_is_in_force, .shows = am_shows);
 BIT_TO_PIN(cr4_smep, HEKI_REG_CR4, X86_CR4_SMEP, smep_is_in_force);
 BIT_TO_PIN(cr4_smap, HEKI_REG_CR4, X86_CR4_SMAP, smap_is_in_force);
 BIT_TO_PIN(cr4_umip, HEKI_REG_CR4, X86_CR4_UMIP, umip_is_in_force);
 BIT_TO_PIN(cr4_fsgsbase, HEKI_REG_CR4, X86_CR4_FSGSBASE, fsgsbase_is_in_force);
+BIT_TO_PIN(cr4_cet, HEKI_REG_CR4, X86_CR4_CET, cet_is_in_force);
 
 static u64 pinnable(struct heki_vm *h, u32 reg)
 {
 	struct heki_query q = heki_query(h);
 
 	return reg == HEKI_REG_CR0 ? q.cr0_pinnable : q.cr4_pinnable;
-}
-
-FIXTURE_SETUP(pin)
-{
-	heki_vm_create(&self->h, NR_VCPUS);
-	if (!(pinnable(&self->h, variant->reg) & variant->bit))
-		SKIP(return, "this host cannot pin the bit");
-	map_pages(&self->h);
-}
-
-FIXTURE_TEARDOWN(pin)
-{
-	heki_vm_free(&self->h);
 }
 
 /* CR0.ET reads as user space left it until the first write, then as set. */
@@ -143,10 +220,47 @@ static void set_bits(struct kvm_vcpu *vcpu, u32 reg, u64 bits)
 	TEST_ASSERT(!set_cr(vcpu, reg, get_cr(vcpu, reg) | bits), "Cannot set bits %#lx", bits);
 }
 
+static void clear_bits(struct kvm_vcpu *vcpu, u32 reg, u64 bits)
+{
+	TEST_ASSERT(!set_cr(vcpu, reg, get_cr(vcpu, reg) & ~bits), "Cannot clear bits %#lx", bits);
+}
+
+#define EXPECT_FORCE(wanted, vcpu) do {					\
+	if (self->shows)						\
+		EXPECT_EQ(wanted, variant->is_in_force(vcpu));		\
+} while (0)
+
+/* CET wants WP, as a bit and as a pin. */
+static bool wants_wp(u32 reg, u64 bits)
+{
+	return reg == HEKI_REG_CR4 && bits & X86_CR4_CET;
+}
+
 static void seal_pin(struct heki_vm *h, u32 reg, u64 bits)
 {
-	heki_add_pin(heki_begin_request(h, 0), reg, bits);
+	heki_begin_request(h, 0);
+	if (wants_wp(reg, bits))
+		heki_add_pin(h->request, HEKI_REG_CR0, X86_CR0_WP);
+	heki_add_pin(h->request, reg, bits);
 	heki_seal(h);
+}
+
+FIXTURE_SETUP(pin)
+{
+	int i;
+
+	heki_vm_create(&self->h, NR_VCPUS);
+	if (!(pinnable(&self->h, variant->reg) & variant->bit))
+		SKIP(return, "this host cannot pin the bit");
+	self->shows = !variant->shows || variant->shows();
+	map_pages(&self->h);
+	for (i = 0; wants_wp(variant->reg, variant->bit) && i < NR_VCPUS; i++)
+		set_bits(self->h.vcpu[i], HEKI_REG_CR0, X86_CR0_WP);
+}
+
+FIXTURE_TEARDOWN(pin)
+{
+	heki_vm_free(&self->h);
 }
 
 /* Clearing is refused with #GP, counted once, and the register keeps its value. */
@@ -202,9 +316,9 @@ HEKI_TEST(pin, unsealed_it_can_be_cleared)
 	before = get_cr(vcpu, variant->reg);
 	EXPECT_EQ(0, set_cr(vcpu, variant->reg, before & ~variant->bit));
 	EXPECT_EQ(before & ~variant->bit, get_cr(vcpu, variant->reg));
-	EXPECT_FALSE(variant->is_in_force(vcpu));
+	EXPECT_FORCE(false, vcpu);
 	set_bits(vcpu, variant->reg, variant->bit);
-	EXPECT_TRUE(variant->is_in_force(vcpu));
+	EXPECT_FORCE(true, vcpu);
 }
 
 HEKI_TEST(pin, it_cannot_be_cleared)
@@ -218,13 +332,13 @@ HEKI_TEST(pin, it_cannot_be_cleared)
 	for (i = 0; i < NR_VCPUS; i++) {
 		EXPECT_TRUE(is_pinned(h->vcpu[i], variant->reg, variant->bit));
 		EXPECT_TRUE(is_pinned(h->vcpu[i], variant->reg, variant->bit));
-		EXPECT_TRUE(variant->is_in_force(h->vcpu[i]));
+		EXPECT_FORCE(true, h->vcpu[i]);
 	}
 }
 
 HEKI_TEST(pin, other_bits_still_change)
 {
-	u64 other = variant->reg == HEKI_REG_CR0 ? X86_CR0_AM : X86_CR4_TSD;
+	u64 other = variant->reg == HEKI_REG_CR0 ? X86_CR0_MP : X86_CR4_TSD;
 	struct heki_vm *h = &self->h;
 	u64 before;
 	int i;
@@ -254,11 +368,12 @@ HEKI_TEST(pin, it_is_in_force_where_it_is_clear)
 	if (is_misread(h->vcpu[0], variant->reg))
 		SKIP(return, MISREAD);
 	set_bits(h->vcpu[0], variant->reg, variant->bit);
+	clear_bits(h->vcpu[1], variant->reg, variant->bit);
 	before = get_cr(h->vcpu[1], variant->reg);
 	EXPECT_EQ(0, before & variant->bit);
 	seal_pin(h, variant->reg, variant->bit);
 	EXPECT_EQ(before, get_cr(h->vcpu[1], variant->reg));
-	EXPECT_TRUE(variant->is_in_force(h->vcpu[1]));
+	EXPECT_FORCE(true, h->vcpu[1]);
 	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[1], heki_denied_cr));
 }
 
@@ -285,6 +400,7 @@ HEKI_TEST(pin, it_may_be_set_later)
 	if (is_misread(h->vcpu[0], variant->reg))
 		SKIP(return, MISREAD);
 	set_bits(h->vcpu[0], variant->reg, variant->bit);
+	clear_bits(h->vcpu[1], variant->reg, variant->bit);
 	before = get_cr(h->vcpu[1], variant->reg);
 	seal_pin(h, variant->reg, variant->bit);
 	EXPECT_EQ(0, set_cr(h->vcpu[1], variant->reg, before));
@@ -318,7 +434,7 @@ HEKI_TEST(pin, user_space_clears_what_is_seen_only)
 	seal_pin(h, variant->reg, variant->bit);
 	clear_from_user_space(vcpu, variant->reg, variant->bit);
 	EXPECT_EQ(0, get_cr(vcpu, variant->reg) & variant->bit);
-	EXPECT_TRUE(variant->is_in_force(vcpu));
+	EXPECT_FORCE(true, vcpu);
 }
 
 /*
@@ -343,11 +459,12 @@ struct trampoline {
 	u64 main;
 } __packed;
 
-extern u8 heki_trampoline[], heki_trampoline_64[], heki_trampoline_data[];
-extern u8 heki_trampoline_end[];
+extern u8 heki_trampoline[], heki_trampoline_paged[], heki_trampoline_64[];
+extern u8 heki_trampoline_data[], heki_trampoline_end[];
 
 asm(".pushsection .rodata\n"
-    ".global heki_trampoline, heki_trampoline_64, heki_trampoline_data, heki_trampoline_end\n"
+    ".global heki_trampoline, heki_trampoline_paged, heki_trampoline_64\n"
+    ".global heki_trampoline_data, heki_trampoline_end\n"
     ".set data, heki_trampoline_data - heki_trampoline\n"
     ".code16\n"
     "heki_trampoline:\n\t"
@@ -362,7 +479,8 @@ asm(".pushsection .rodata\n"
     "wrmsr\n\t"
     "lgdtl %cs:(data + 12)\n\t"
     "movl %cs:(data + 8), %eax\n\t"
-    "movl %eax, %cr0\n\t"
+    "movl %eax, %cr0\n"
+    "heki_trampoline_paged:\n\t"
     "ljmpl *%cs:(data + 18)\n"
     ".code64\n"
     "heki_trampoline_64:\n\t"
@@ -394,7 +512,7 @@ static void put_trampoline(struct heki_vm *h, u32 index)
 		.cr4 = X86_CR4_PAE | X86_CR4_OSFXSR |
 		       (vm->mmu.pgtable_levels == 5 ? X86_CR4_LA57 : 0),
 		.cr3 = vm->mmu.pgd,
-		.cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_NE | X86_CR0_ET,
+		.cr0 = X86_CR0_PE | X86_CR0_PG | X86_CR0_ET,
 		.gdt_limit = PAGE_SIZE - 1,
 		.gdt_base = vm->arch.gdt,
 		.entry = TRAMPOLINE_GPA + (heki_trampoline_64 - heki_trampoline),
@@ -410,6 +528,14 @@ static void put_trampoline(struct heki_vm *h, u32 index)
 	memcpy(hva, heki_trampoline, heki_trampoline_end - heki_trampoline);
 	memcpy(hva + (heki_trampoline_data - heki_trampoline), &data, sizeof(data));
 	virt_pg_map(vm, TRAMPOLINE_GPA, TRAMPOLINE_GPA);
+}
+
+/* The IDT that a vCPU which starts loads. */
+static void use_idt(struct heki_vm *h, u64 idt)
+{
+	void *data = heki_hva(h, TRAMPOLINE_GPA) + (heki_trampoline_data - heki_trampoline);
+
+	memcpy(data + offsetof(struct trampoline, idt_base), &idt, sizeof(idt));
 }
 
 /* arg[0]: APIC ID */
@@ -443,7 +569,7 @@ HEKI_TEST(pin, it_is_in_force_on_a_vcpu_that_starts)
 	seal_pin(h, variant->reg, variant->bit);
 	restart_vcpu(h);
 	EXPECT_EQ(0, get_cr(h->vcpu[1], variant->reg) & variant->bit);
-	EXPECT_TRUE(variant->is_in_force(h->vcpu[1]));
+	EXPECT_FORCE(true, h->vcpu[1]);
 	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[1], heki_denied_cr));
 }
 
@@ -539,6 +665,51 @@ HEKI_TEST(starts, a_vcpu_does_not_start_with_another_efer)
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
 }
 
+#define PAE_TABLES	1	/* test pages */
+
+/* QEMU sets a bit of the first that is reserved, so they are good for once. */
+static void put_pae_tables(struct heki_vm *h)
+{
+	heki_poke(h, HEKI_PAGE(PAE_TABLES), HEKI_PAGE(PAE_TABLES + 1) | 1);	/* present */
+	heki_poke(h, HEKI_PAGE(PAE_TABLES + 1), 0x83);	/* 2 MiB from 0 on: present, writable */
+}
+
+/* Has the trampoline turn on paging as of 32 bits, and say so at the port. */
+static void leave_long_mode_out(struct heki_vm *h)
+{
+	static const u8 code[] = { 0xe6, HEKI_USER_PORT, 0xf4 };	/* out %al, ...; hlt */
+	u8 *trampoline = heki_hva(h, TRAMPOLINE_GPA);
+	u32 table = HEKI_PAGE(PAE_TABLES);
+
+	spoil_trampoline(h, EFER_NX);
+	memcpy(trampoline + (heki_trampoline_data - heki_trampoline) +
+	       offsetof(struct trampoline, cr3), &table, sizeof(table));
+	memcpy(trampoline + (heki_trampoline_paged - heki_trampoline), code, sizeof(code));
+}
+
+HEKI_TEST(starts, a_vcpu_does_not_start_outside_long_mode)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[1];
+	struct kvm_sregs sregs;
+	int sealed;
+
+	leave_long_mode_out(&self->h);
+	catch_real_mode_gp(&self->h);
+	for (sealed = 0; sealed <= 1; sealed++) {
+		if (sealed)
+			seal_efer(&self->h);
+		put_pae_tables(&self->h);
+		restart_vcpu(&self->h);
+		vcpu_run(vcpu);
+		ASSERT_EQ(KVM_EXIT_IO, vcpu->run->exit_reason);
+		EXPECT_EQ(HEKI_USER_PORT, vcpu->run->io.port);
+		vcpu_sregs_get(vcpu, &sregs);
+		EXPECT_EQ(sealed ? 0 : X86_CR0_PG, sregs.cr0 & X86_CR0_PG);
+		EXPECT_EQ(0, sregs.efer & EFER_LME);
+		EXPECT_EQ(sealed, vcpu_get_stat(vcpu, heki_denied_msr));
+	}
+}
+
 /* INIT leaves LSTAR as it is, and no value but that of the seal follows. */
 HEKI_TEST(starts, a_vcpu_keeps_its_msrs)
 {
@@ -557,6 +728,8 @@ HEKI_TEST(starts, a_vcpu_keeps_its_msrs)
 
 #define OTHER_GDT	HEKI_PAGE(0)	/* copies of the table */
 #define THIRD_GDT	HEKI_PAGE(1)
+#define OTHER_IDT	HEKI_PAGE(3)
+#define THIRD_IDT	HEKI_PAGE(4)
 #define TSS		HEKI_PAGE(2)
 #define TSS_SELECTOR	0x28
 #define TSS_SELECTOR_2	0x38
@@ -594,6 +767,40 @@ HEKI_TEST(starts, a_vcpu_loads_tables_until_it_is_up)
 	EXPECT_EQ(OTHER_GDT, sregs.gdt.base);
 	EXPECT_EQ(TSS_SELECTOR, sregs.tr.selector);
 	EXPECT_EQ(3, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
+/*
+ * Linux loads TR and then its IDT. Until TR a vCPU may load any, and have paging on with
+ * it; from then on that of the seal and no other.
+ */
+HEKI_TEST(starts, a_vcpu_loads_another_idt_until_it_is_up)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[1];
+	u64 idt = h->vm->arch.idt, limit = PAGE_SIZE - 1;
+	struct kvm_sregs sregs;
+
+	if (!(heki_query(h).available & HEKI_PROT_DT))
+		SKIP(return, "loads cannot be made to exit on this host");
+	heki_put_descriptor(h, TSS_SELECTOR, HEKI_DESC_TSS, TSS, TSS_LIMIT);
+	memcpy(heki_hva(h, OTHER_IDT), addr_gva2hva(h->vm, idt), PAGE_SIZE);
+	memcpy(heki_hva(h, THIRD_IDT), addr_gva2hva(h->vm, idt), PAGE_SIZE);
+	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_lidt, idt, limit));
+	heki_add_tables(heki_begin_request(h, 0), HEKI_REG_IDTR);
+	heki_seal(h);
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_lidt, OTHER_IDT, limit));
+
+	use_idt(h, OTHER_IDT);
+	restart_vcpu(h);
+	EXPECT_EQ(0, heki_call(vcpu, guest_lidt, THIRD_IDT, limit));
+	EXPECT_EQ(0, heki_call(vcpu, guest_ltr, TSS_SELECTOR));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_lidt, OTHER_IDT, limit));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_lidt, THIRD_IDT, limit));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lidt, idt, limit));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_lidt, OTHER_IDT, limit));
+	vcpu_sregs_get(vcpu, &sregs);
+	EXPECT_EQ(idt, sregs.idt.base);
+	EXPECT_EQ(4, vcpu_get_stat(vcpu, heki_denied_msr));
 }
 
 /*
@@ -867,6 +1074,98 @@ HEKI_TEST(pins, smm_has_an_efer_of_its_own)
 	EXPECT_EQ(efer, msr_after_smm(h));
 	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[0], heki_denied_msr));
 	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_wrmsr, MSR_EFER, efer & ~EFER_NX));
+}
+
+/*
+ * What RSM loads into the descriptor-table registers
+ */
+
+FIXTURE(rsm) {
+	struct heki_vm h;
+};
+
+FIXTURE_VARIANT(rsm) {
+	u32 reg;	/* whose base is changed meanwhile; of LDTR the selector */
+	u32 saved;	/* where in SMRAM it is saved */
+};
+
+#define SAVE_AREA	0xfe00		/* of SMRAM: struct kvm_smram_state_64 */
+#define SAVED_BASE	8		/* of a segment in it */
+#define OTHER_LDT	0x28
+
+FIXTURE_VARIANT_ADD(rsm, gdtr) { .reg = HEKI_REG_GDTR, .saved = 0x60 + SAVED_BASE };
+FIXTURE_VARIANT_ADD(rsm, ldtr) { .reg = HEKI_REG_LDTR, .saved = 0x70 };
+FIXTURE_VARIANT_ADD(rsm, idtr) { .reg = HEKI_REG_IDTR, .saved = 0x80 + SAVED_BASE };
+FIXTURE_VARIANT_ADD(rsm, tr) { .reg = HEKI_REG_TR, .saved = 0x90 + SAVED_BASE };
+
+FIXTURE_SETUP(rsm)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_vm_create(h, 1);
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	if (!(heki_query(h).available & HEKI_PROT_DT))
+		SKIP(return, "loads cannot be made to exit on this host");
+	setup_smram(h->vm, h->vcpu[0], SMRAM_GPA, smi_handler, sizeof(smi_handler));
+}
+
+FIXTURE_TEARDOWN(rsm)
+{
+	heki_vm_free(&self->h);
+}
+
+static u64 table_of(struct kvm_vcpu *vcpu, u32 reg)
+{
+	struct kvm_sregs sregs;
+
+	vcpu_sregs_get(vcpu, &sregs);
+	switch (reg) {
+	case HEKI_REG_IDTR:
+		return sregs.idt.base;
+	case HEKI_REG_GDTR:
+		return sregs.gdt.base;
+	case HEKI_REG_LDTR:
+		return sregs.ldt.selector;
+	default:
+		return sregs.tr.base;
+	}
+}
+
+/* An SMI, whose handler, or who can write SMRAM, flips bits of what is saved. */
+static void run_smi(struct __test_metadata *_metadata, struct heki_vm *h, u32 saved, u64 flip)
+{
+	heki_prepare_call(h->vcpu[0], guest_get_cr0, (u64[HEKI_NR_ARGS]){});
+	inject_smi(h->vcpu[0]);
+	vcpu_run(h->vcpu[0]);
+	ASSERT_EQ(KVM_EXIT_IO, h->vcpu[0]->run->exit_reason);
+	ASSERT_EQ(HEKI_USER_PORT, h->vcpu[0]->run->io.port);
+	*(u64 *)heki_hva(h, SMRAM_GPA + SAVE_AREA + saved) ^= flip;
+	vcpu_run(h->vcpu[0]);
+}
+
+HEKI_TEST(rsm, gives_back_pinned_tables)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	u64 before = table_of(vcpu, variant->reg);
+	u64 flip = variant->reg == HEKI_REG_LDTR ? OTHER_LDT : HEKI_TEST_GPA;
+
+	/* Unsealed they change: the guest uses none of them before it is back at its port. */
+	run_smi(_metadata, &self->h, variant->saved, flip);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(before ^ flip, table_of(vcpu, variant->reg));
+	run_smi(_metadata, &self->h, variant->saved, flip);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(before, table_of(vcpu, variant->reg));
+
+	heki_add_tables(heki_begin_request(&self->h, 0), variant->reg);
+	heki_seal(&self->h);
+	run_smi(_metadata, &self->h, variant->saved, 0);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_msr));
+	run_smi(_metadata, &self->h, variant->saved, flip);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
 }
 
 /* Its memory, which nobody else sees, is not the guest kernel's to list. */

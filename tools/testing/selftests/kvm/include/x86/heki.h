@@ -151,6 +151,14 @@ static inline u64 guest_lgdt(u64 *arg)
 	return kvm_asm_safe("lgdt %[dt]", [dt]"m"(dt));
 }
 
+/* arg[0]: base, arg[1]: limit */
+static inline u64 guest_lidt(u64 *arg)
+{
+	struct desc_ptr dt = { .address = arg[0], .size = arg[1] };
+
+	return kvm_asm_safe("lidt %[dt]", [dt]"m"(dt));
+}
+
 /* arg[0]: selector */
 static inline u64 guest_ltr(u64 *arg)
 {
@@ -598,10 +606,10 @@ static inline void heki_set_user_segment(struct kvm_segment *seg, u16 selector)
 }
 
 /*
- * Runs the code at @gva at CPL 3. True if it got to its port. A fault has no
- * stack to go to and shuts the vCPU down, which is then good for nothing else.
+ * Runs the code at @gva at CPL 3, with @rflags set too. True if it got to its port. A
+ * fault has no stack to go to and shuts the vCPU down, which is then good for nothing else.
  */
-static inline bool heki_run_user(struct kvm_vcpu *vcpu, gva_t gva)
+static inline bool __heki_run_user(struct kvm_vcpu *vcpu, gva_t gva, u64 rflags)
 {
 	struct kvm_sregs sregs, kernel_sregs;
 	struct kvm_regs regs, kernel_regs;
@@ -619,7 +627,7 @@ static inline bool heki_run_user(struct kvm_vcpu *vcpu, gva_t gva)
 	vcpu_sregs_set(vcpu, &sregs);
 	regs = kernel_regs;
 	regs.rip = gva;
-	regs.rflags |= X86_EFLAGS_IOPL | BIT(13);
+	regs.rflags |= X86_EFLAGS_IOPL | BIT(13) | rflags;
 	vcpu_regs_set(vcpu, &regs);
 
 	vcpu_run(vcpu);
@@ -630,6 +638,11 @@ static inline bool heki_run_user(struct kvm_vcpu *vcpu, gva_t gva)
 		vcpu_regs_set(vcpu, &kernel_regs);
 	}
 	return ran;
+}
+
+static inline bool heki_run_user(struct kvm_vcpu *vcpu, gva_t gva)
+{
+	return __heki_run_user(vcpu, gva, 0);
 }
 
 /* Fills page @nr with what heki_page_is_calm() looks for. */
