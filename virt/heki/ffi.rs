@@ -102,16 +102,22 @@ pub(crate) struct Fault {
     pub(crate) ip: u64,
     /// The address that it names, or what it loads.
     pub(crate) value: u64,
+    /// What it loads as the limit of IDTR or GDTR.
+    pub(crate) limit: u64,
     /// What it is: `FAULT_*`.
     pub(crate) kind: u32,
-    /// The control register that it loads.
+    /// `HEKI_REG_*` that it loads.
     pub(crate) reg: u32,
+    /// Number of the MSR that it loads, else 0.
+    pub(crate) index: u32,
 }
 
 /// The instruction names memory.
 pub(crate) const FAULT_MEMORY: u32 = 1;
 /// It loads a control register.
 pub(crate) const FAULT_CR: u32 = 2;
+/// It loads another register, of TR the selector.
+pub(crate) const FAULT_LOAD: u32 = 3;
 
 /// `HEKI_DENIED_WRITE`.
 const DENIED_WRITE: c_int = 1;
@@ -119,6 +125,16 @@ const DENIED_WRITE: c_int = 1;
 const DENIED_EXEC: c_int = 2;
 /// `HEKI_DENIED_CR`.
 const DENIED_CR: c_int = 3;
+/// `HEKI_DENIED_LOAD`.
+const DENIED_LOAD: c_int = 4;
+
+/// What the host denied, for C (`struct heki_denial`).
+#[repr(C)]
+pub(crate) struct RawDenial {
+    aim: u64,
+    name: *const c_char,
+    name_len: usize,
+}
 
 /// What the host denied.
 pub(crate) enum Denial {
@@ -128,6 +144,8 @@ pub(crate) enum Denial {
     Exec(u64),
     /// To clear these bits of a control register.
     Register(u64),
+    /// To change these bits of the register of this name.
+    Load(&'static str, u64),
 }
 
 extern "C" {
@@ -329,23 +347,31 @@ pub(crate) extern "C" fn heki_guest_nr_ranges() -> usize {
     show::nr_ranges()
 }
 
-/// What the host denied, if that is what made this fault: 0 nothing, or `HEKI_DENIED_*` and at what it was aimed.
+/// What the host denied, if that is what made this fault: 0 nothing, or `HEKI_DENIED_*` and the details.
 ///
 /// # Safety
 ///
-/// `fault` must point to a fault, and `aim` must be valid for a write.
+/// `fault` must point to a fault, and `denial` must be valid for a write.
 #[no_mangle]
-pub(crate) unsafe extern "C" fn heki_guest_judge(fault: *const Fault, aim: *mut u64) -> c_int {
+pub(crate) unsafe extern "C" fn heki_guest_judge(
+    fault: *const Fault,
+    denial: *mut RawDenial,
+) -> c_int {
     // SAFETY: By this function's safety requirements.
-    let denial = show::judge(unsafe { &*fault });
-    let (what, value) = match denial {
-        None => (0, 0),
-        Some(Denial::Write(va)) => (DENIED_WRITE, va),
-        Some(Denial::Exec(ip)) => (DENIED_EXEC, ip),
-        Some(Denial::Register(bits)) => (DENIED_CR, bits),
+    let (what, aim, name) = match show::judge(unsafe { &*fault }) {
+        None => (0, 0, ""),
+        Some(Denial::Write(va)) => (DENIED_WRITE, va, ""),
+        Some(Denial::Exec(ip)) => (DENIED_EXEC, ip, ""),
+        Some(Denial::Register(bits)) => (DENIED_CR, bits, ""),
+        Some(Denial::Load(name, bits)) => (DENIED_LOAD, bits, name),
+    };
+    let raw = RawDenial {
+        aim,
+        name: name.as_ptr().cast(),
+        name_len: name.len(),
     };
     // SAFETY: By this function's safety requirements.
-    unsafe { aim.write(value) };
+    unsafe { denial.write(raw) };
     what
 }
 

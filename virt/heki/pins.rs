@@ -219,6 +219,15 @@ impl Registers {
 
     /// Whether this CPU has `bit` set.
     pub(crate) fn is_set(&self, bit: &Bit) -> bool {
+    /// The name of a register that keeps its value, and the bits that are pinned, if any.
+    pub(crate) fn pinned(&self, reg: u32, index: u32) -> Option<(&'static str, u64)> {
+        let (row, fate) = self.rows().find(|(row, _)| (row.reg, row.index) == (reg, index))?;
+        match fate {
+            Fate::Pinned(mask) => Some((row.name, mask)),
+            _ => None,
+        }
+    }
+
         self.pick(bit, self.cr0, self.cr4)
     }
 

@@ -609,9 +609,10 @@ int heki_shim_start_kernel(void)
 /* Oopses of this kernel that a denial caused. */
 static atomic_t denials = ATOMIC_INIT(0);
 
-static void say_denied(int what, u64 aim, const struct heki_fault *fault)
+static void say_denied(int what, const struct heki_denial *denial, const struct heki_fault *fault)
 {
 	void *ip = (void *)fault->ip;
+	u64 aim = denial->aim;
 
 	switch (what) {
 	case HEKI_DENIED_WRITE:
@@ -626,6 +627,10 @@ static void say_denied(int what, u64 aim, const struct heki_fault *fault)
 		pr_alert("denied by the hypervisor, no hardware fault: to clear pinned bits %#llx of CR%u by %pS\n",
 			 aim, fault->reg, ip);
 		break;
+	case HEKI_DENIED_LOAD:
+		pr_alert("denied by the hypervisor, no hardware fault: to change pinned bits %#llx of %.*s by %pS\n",
+			 aim, (int)denial->name_len, denial->name, ip);
+		break;
 	}
 }
 
@@ -633,17 +638,17 @@ static void say_denied(int what, u64 aim, const struct heki_fault *fault)
 static int die_event(struct notifier_block *nb, unsigned long event, void *data)
 {
 	const struct die_args *args = data;
+	struct heki_denial denial;
 	struct heki_fault fault;
-	u64 aim;
 	int what;
 
 	if (event != DIE_GPF || user_mode(args->regs))
 		return NOTIFY_DONE;
 	heki_text_fault(&fault, args->regs);
-	what = heki_guest_judge(&fault, &aim);
+	what = heki_guest_judge(&fault, &denial);
 	if (what) {
 		atomic_inc(&denials);
-		say_denied(what, aim, &fault);
+		say_denied(what, &denial, &fault);
 	}
 	return NOTIFY_DONE;
 }

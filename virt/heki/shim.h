@@ -61,6 +61,19 @@ struct heki_clock {
 #define HEKI_DENIED_WRITE	1	/* of the address */
 #define HEKI_DENIED_EXEC	2	/* of the address */
 #define HEKI_DENIED_CR		3	/* to clear the bits */
+#define HEKI_DENIED_LOAD	4	/* to change the bits of a register that has a name */
+
+/**
+ * struct heki_denial - what the host denied
+ * @aim:	the address, or the bits
+ * @name:	of the register, no string
+ * @name_len:	its length
+ */
+struct heki_denial {
+	u64 aim;
+	const char *name;
+	size_t name_len;
+};
 
 bool heki_shim_on_kvm(void);
 long heki_shim_hypercall(u64 op, u64 gpa, u64 len);
@@ -109,6 +122,6 @@ bool heki_guest_held(size_t at, const char **why, size_t *len);
 size_t heki_guest_nr_ranges(void);
 int heki_guest_kexec(int step, int fd, unsigned long flags);
 void heki_guest_start_kernel(void);
-int heki_guest_judge(const struct heki_fault *fault, u64 *aim);
+int heki_guest_judge(const struct heki_fault *fault, struct heki_denial *denial);
 
 #endif /* _HEKI_GUEST_SHIM_H */

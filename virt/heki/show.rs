@@ -92,6 +92,7 @@ pub(crate) fn judge(fault: &Fault) -> Option<Denial> {
     match fault.kind {
         ffi::FAULT_MEMORY => shown.sealed_at(fault.value).map(Denial::Write),
         ffi::FAULT_CR => shown.pinned_in(fault.reg, fault.value).map(Denial::Register),
+        ffi::FAULT_LOAD => shown.kept_from(fault),
         _ => None,
     }
 }
@@ -121,6 +122,23 @@ impl Shown {
         let (found, leaf) = self.find(addr)?;
         let (span, offset) = found.filter(|(span, _)| span.kind != abi::HEKI_KIND_POOL)?;
         leaf.writable.then(|| span.va.wrapping_add(offset))
+    }
+
+    /// The first part of a register that keeps its value, and its bits that a load would have changed.
+    fn kept_from(&self, fault: &Fault) -> Option<Denial> {
+        let first = match fault.reg {
+            abi::HEKI_REG_TR => 2,
+            abi::HEKI_REG_MSR => fault.index,
+            _ => 0,
+        };
+        let has_limit = matches!(fault.reg, abi::HEKI_REG_IDTR | abi::HEKI_REG_GDTR);
+        let parts = [(first, fault.value), (1, fault.limit)];
+        let mut parts = parts.into_iter().take(if has_limit { 2 } else { 1 });
+        parts.find_map(|(index, loaded)| {
+            let (name, mask) = self.registers.pinned(fault.reg, index)?;
+            let bits = (ffi::read_register(fault.reg, index)? ^ loaded) & mask;
+            (bits != 0).then_some(Denial::Load(name, bits))
+        })
     }
 
     /// The pinned bits of CR0 or CR4 that `value` lacks.

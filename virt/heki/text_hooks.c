@@ -28,6 +28,7 @@
 #include <asm/bug.h>
 #include <asm/cfi.h>
 #include <asm/cpufeature.h>
+#include <asm/desc_defs.h>
 #include <asm/ibt.h>
 #include <asm/insn.h>
 #include <asm/insn-eval.h>
@@ -344,6 +345,60 @@ static bool loads_cr(const struct insn *insn)
 	       !X86_REX_R(insn->rex_prefix.value) && (reg == 0 || reg == 4);
 }
 
+/* WRMSR, WRMSRNS and XSETBV load EDX:EAX. */
+static bool loads_msr(const struct insn *insn, struct heki_fault *fault, struct pt_regs *regs)
+{
+	const insn_byte_t *opcode = insn->opcode.bytes;
+	bool group7 = opcode[0] == 0x0f && opcode[1] == 0x01;
+	bool xsetbv = group7 && insn->modrm.value == 0xd1;
+	bool wrmsrns = group7 && insn->modrm.value == 0xc6;
+
+	if (!xsetbv && !wrmsrns && (opcode[0] != 0x0f || opcode[1] != 0x30))
+		return false;
+	fault->kind = HEKI_FAULT_LOAD;
+	fault->reg = xsetbv ? HEKI_REG_XCR0 : HEKI_REG_MSR;
+	fault->index = regs->cx;
+	fault->value = regs->dx << 32 | (u32)regs->ax;
+	return true;
+}
+
+/* The selector of LLDT or LTR, base and limit of LGDT or LIDT. */
+static bool read_operand(struct insn *insn, void *operand, size_t len, struct pt_regs *regs)
+{
+	int offset;
+
+	if (X86_MODRM_MOD(insn->modrm.value) != 3)
+		return !copy_from_kernel_nofault(operand, insn_get_addr_ref(insn, regs), len);
+	offset = insn_get_modrm_rm_off(insn, regs);
+	if (offset < 0 || len > sizeof(regs->ax))
+		return false;
+	memcpy(operand, (void *)regs + offset, len);
+	return true;
+}
+
+static bool loads_table(struct insn *insn, struct heki_fault *fault, struct pt_regs *regs)
+{
+	static const u32 tables[2][2] = {
+		{ HEKI_REG_LDTR, HEKI_REG_TR },
+		{ HEKI_REG_GDTR, HEKI_REG_IDTR },
+	};
+	const insn_byte_t *opcode = insn->opcode.bytes;
+	u8 reg = X86_MODRM_REG(insn->modrm.value);
+	struct desc_ptr dt = {};
+	u16 selector = 0;
+
+	if (opcode[0] != 0x0f || opcode[1] > 1 || (reg != 2 && reg != 3))
+		return false;
+	if (opcode[1] ? !read_operand(insn, &dt, sizeof(dt), regs) :
+			!read_operand(insn, &selector, sizeof(selector), regs))
+		return false;
+	fault->kind = HEKI_FAULT_LOAD;
+	fault->reg = tables[opcode[1]][reg - 2];
+	fault->value = opcode[1] ? dt.address : selector;
+	fault->limit = dt.size;
+	return true;
+}
+
 void heki_text_fault(struct heki_fault *fault, struct pt_regs *regs)
 {
 	u8 bytes[MAX_INSN_SIZE];
@@ -364,7 +419,7 @@ void heki_text_fault(struct heki_fault *fault, struct pt_regs *regs)
 		fault->kind = HEKI_FAULT_CR;
 		fault->reg = X86_MODRM_REG(insn.modrm.value);
 		fault->value = *(unsigned long *)((void *)regs + offset);
-	} else {
+	} else if (!loads_msr(&insn, fault, regs) && !loads_table(&insn, fault, regs)) {
 		fault->value = (u64)insn_get_addr_ref(&insn, regs);
 		if (fault->value != -1UL)
 			fault->kind = HEKI_FAULT_MEMORY;

@@ -19,19 +19,24 @@ struct pt_regs;
  * struct heki_fault - a general protection fault of this kernel
  * @ip:		the instruction
  * @value:	the address that it names, or what it loads
+ * @limit:	what it loads as the limit of IDTR or GDTR
  * @kind:	HEKI_FAULT_*
- * @reg:	the control register that it loads
+ * @reg:	HEKI_REG_* that it loads
+ * @index:	number of the MSR that it loads, else 0
  */
 struct heki_fault {
 	u64 ip;
 	u64 value;
+	u64 limit;
 	u32 kind;
 	u32 reg;
+	u32 index;
 };
 
 #define HEKI_FAULT_OTHER	0
 #define HEKI_FAULT_MEMORY	1	/* it names memory */
 #define HEKI_FAULT_CR		2	/* it loads CR0 or CR4 */
+#define HEKI_FAULT_LOAD		3	/* it loads another register; of TR @value is the selector */
 
 /* Says in @fault what the instruction at which @regs stopped does. Does not sleep. */
 void heki_text_fault(struct heki_fault *fault, struct pt_regs *regs);

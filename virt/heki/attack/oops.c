@@ -3,8 +3,8 @@
  * What an attack looks like to who must read the log: threads that do it, and
  * handle no exception.
  *
- * Write "write", "exec" or "cr" into debugfs/heki_attack/oops, or "other" for a
- * fault that no host causes. The thread that does it is gone afterwards; where
+ * Write "write", "exec", "cr", "msr" or "idt" into debugfs/heki_attack/oops, or
+ * "other" for a fault that no host causes. The thread that does it is gone afterwards; where
  * nothing stops it, it puts back what it changed.
  *
  * Neighbours: main.c, which makes the file; write.c, tools.c. Locks: oops_lock.
@@ -19,6 +19,8 @@
 #include <linux/vmalloc.h>
 
 #include <asm/asm.h>
+#include <asm/desc.h>
+#include <asm/msr.h>
 #include <asm/nospec-branch.h>
 #include <asm/pgtable.h>
 #include <asm/processor-flags.h>
@@ -45,6 +47,38 @@ static int oops_cr(void *unused)
 	local_irq_disable();
 	asm volatile("mov %0, %%cr0" : : "r" (cr0 & ~X86_CR0_WP) : "memory");
 	asm volatile("mov %0, %%cr0" : : "r" (cr0) : "memory");
+	local_irq_enable();
+	return 0;
+}
+
+static void write_msr(u32 msr, u64 value)
+{
+	asm volatile("wrmsr" : : "c" (msr), "a" ((u32)value), "d" (value >> 32) : "memory");
+}
+
+static int oops_msr(void *unused)
+{
+	u64 lstar;
+
+	rdmsrq(MSR_LSTAR, lstar);
+	local_irq_disable();
+	write_msr(MSR_LSTAR, lstar ^ 0x1000);
+	write_msr(MSR_LSTAR, lstar);
+	local_irq_enable();
+	return 0;
+}
+
+/* A table with a gate less. */
+static int oops_idt(void *unused)
+{
+	struct desc_ptr idt, other;
+
+	store_idt(&idt);
+	other = idt;
+	other.size -= sizeof(gate_desc);
+	local_irq_disable();
+	asm volatile("lidt %0" : : "m" (other));
+	asm volatile("lidt %0" : : "m" (idt));
 	local_irq_enable();
 	return 0;
 }
@@ -131,6 +165,10 @@ static int run_oops(const char *name)
 		return run_exec();
 	if (!strcmp(name, "cr"))
 		return run_thread(oops_cr, NULL);
+	if (!strcmp(name, "msr"))
+		return run_thread(oops_msr, NULL);
+	if (!strcmp(name, "idt"))
+		return run_thread(oops_idt, NULL);
 	if (!strcmp(name, "other"))
 		return run_thread(oops_other, NULL);
 	return -EINVAL;

@@ -139,6 +139,8 @@ held_or_why() { log_has "$1: held" || log_has "$1: not held: ."; }
 compiler() { [ "$(cat /proc/sys/net/core/bpf_jit_enable)" = "$1" ]; }
 tracer() { echo "$1" >/sys/kernel/tracing/current_tracer; }
 
+	check "a pinned MSR" says msr "to change pinned bits 0x1000 of LSTAR by oops_msr+0x"
+	check "a pinned table" says idt "to change pinned bits 0x10 of IDTR limit by oops_idt+0x"
 # What is turned off or hooked for a seal that then fails must be as it was.
 seal_traced() {
 	tracer function
