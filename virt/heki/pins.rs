@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! The register bits to pin: CR0.WP, those of CR4 that the kernel itself never clears, and the MSRs that it
-//! sets at boot and never changes.
+//! The register bits to pin: those of CR0 and CR4 that the kernel itself never clears, and the MSRs that it sets
+//! at boot and never changes.
 //!
 //! Neighbours: used by [`seal`](crate::seal). Locks: none.
 
@@ -28,9 +28,11 @@ pub(crate) struct Bit {
     pub(crate) name: &'static str,
 }
 
-/// The bits, as the kernel's own `cr4_pinned_mask` has them.
-pub(crate) const BITS: [Bit; 6] = [
+/// The bits, of CR4 as the kernel's own `cr4_pinned_mask` has them. Of CR0 only kexec, which is refused, clears any.
+pub(crate) const BITS: [Bit; 8] = [
+    bit(abi::HEKI_REG_CR0, 1 << 5, "CR0.NE"),
     bit(abi::HEKI_REG_CR0, 1 << 16, "CR0.WP"),
+    bit(abi::HEKI_REG_CR0, 1 << 18, "CR0.AM"),
     bit(abi::HEKI_REG_CR4, CR4_SMEP, "CR4.SMEP"),
     bit(abi::HEKI_REG_CR4, 1 << 21, "CR4.SMAP"),
     bit(abi::HEKI_REG_CR4, 1 << 11, "CR4.UMIP"),
@@ -217,8 +219,6 @@ impl Registers {
             .all(|(_, fate)| matches!(fate, Fate::Pinned(_) | Fate::Absent))
     }
 
-    /// Whether this CPU has `bit` set.
-    pub(crate) fn is_set(&self, bit: &Bit) -> bool {
     /// The name of a register that keeps its value, and the bits that are pinned, if any.
     pub(crate) fn pinned(&self, reg: u32, index: u32) -> Option<(&'static str, u64)> {
         let (row, fate) = self.rows().find(|(row, _)| (row.reg, row.index) == (reg, index))?;
@@ -228,6 +228,8 @@ impl Registers {
         }
     }
 
+    /// Whether this CPU has `bit` set.
+    pub(crate) fn is_set(&self, bit: &Bit) -> bool {
         self.pick(bit, self.cr0, self.cr4)
     }
 

@@ -32,7 +32,7 @@ static void clear_cr0_here(void *info)
 	try->present = cr0 & try->bit;
 	if (!try->present)
 		return;
-	if (cr4 & X86_CR4_CET)
+	if (try->bit == X86_CR0_WP && cr4 & X86_CR4_CET)
 		try->trap = try_write_cr4(cr4 & ~X86_CR4_CET);
 	if (!try->trap)
 		try->trap = try_write_cr0(cr0 & ~try->bit);
@@ -80,6 +80,16 @@ void attack_cr0_wp(struct attack_report *report)
 	on_every_vcpu(report, clear_cr0_here, X86_CR0_WP);
 }
 
+void attack_cr0_ne(struct attack_report *report)
+{
+	on_every_vcpu(report, clear_cr0_here, X86_CR0_NE);
+}
+
+void attack_cr0_am(struct attack_report *report)
+{
+	on_every_vcpu(report, clear_cr0_here, X86_CR0_AM);
+}
+
 void attack_cr4_smep(struct attack_report *report)
 {
 	on_every_vcpu(report, clear_cr4_here, X86_CR4_SMEP);
@@ -93,4 +103,14 @@ void attack_cr4_smap(struct attack_report *report)
 void attack_cr4_umip(struct attack_report *report)
 {
 	on_every_vcpu(report, clear_cr4_here, X86_CR4_UMIP);
+}
+
+void attack_cr4_fsgsbase(struct attack_report *report)
+{
+	on_every_vcpu(report, clear_cr4_here, X86_CR4_FSGSBASE);
+}
+
+void attack_cr4_cet(struct attack_report *report)
+{
+	on_every_vcpu(report, clear_cr4_here, X86_CR4_CET);
 }

@@ -178,14 +178,20 @@ void attack_disk_text(struct attack_report *report);
 void attack_cr0_wp(struct attack_report *report);
 void attack_cr4_smep(struct attack_report *report);
 void attack_cr4_smap(struct attack_report *report);
+void attack_cr0_ne(struct attack_report *report);
 void attack_cr4_umip(struct attack_report *report);
+void attack_cr0_am(struct attack_report *report);
 
 /* msr.c */
 void attack_idtr(struct attack_report *report);
+void attack_cr4_fsgsbase(struct attack_report *report);
+void attack_cr4_cet(struct attack_report *report);
 void attack_gdtr(struct attack_report *report);
 void attack_ldtr(struct attack_report *report);
 void attack_tr(struct attack_report *report);
 void attack_xcr0(struct attack_report *report);
+void attack_idtr_limit(struct attack_report *report);
+void attack_gdtr_limit(struct attack_report *report);
 void attack_efer(struct attack_report *report);
 void attack_star(struct attack_report *report);
 void attack_lstar(struct attack_report *report);
@@ -203,4 +209,9 @@ void attack_pl0_ssp(struct attack_report *report);
 void attack_tsx_ctrl(struct attack_report *report);
 void attack_de_cfg(struct attack_report *report);
 
+void attack_pl1_ssp(struct attack_report *report);
+void attack_pl2_ssp(struct attack_report *report);
+void attack_ssp_table(struct attack_report *report);
+void attack_feature_control(struct attack_report *report);
+void attack_vm_cr(struct attack_report *report);
 #endif /* _HEKI_ATTACK_H */

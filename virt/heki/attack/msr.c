@@ -82,6 +82,37 @@ static void move_idt_here(void *info)
 		try_load_idt(&before);
 }
 
+/* Without the last gate, or segment, which nothing uses while interrupts are off. */
+static void shrink_idt_here(void *info)
+{
+	struct desc_ptr before, after, other;
+	struct msr_try *try = info;
+
+	store_idt(&before);
+	other = before;
+	other.size -= sizeof(gate_desc);
+	try->trap = try_load_idt(&other);
+	store_idt(&after);
+	try->changed = after.size != before.size;
+	if (try->changed)
+		try_load_idt(&before);
+}
+
+static void shrink_gdt_here(void *info)
+{
+	struct desc_ptr before, after, other;
+	struct msr_try *try = info;
+
+	native_store_gdt(&before);
+	other = before;
+	other.size -= sizeof(struct desc_struct);
+	try->trap = try_load_gdt(&other);
+	native_store_gdt(&after);
+	try->changed = after.size != before.size;
+	if (try->changed)
+		try_load_gdt(&before);
+}
+
 static void move_gdt_here(void *info)
 {
 	struct desc_ptr before, after, other;
@@ -202,6 +233,16 @@ void attack_gdtr(struct attack_report *report)
 	change_table(report, move_gdt_here);
 }
 
+void attack_idtr_limit(struct attack_report *report)
+{
+	on_every_vcpu(report, shrink_idt_here, 0, 0);
+}
+
+void attack_gdtr_limit(struct attack_report *report)
+{
+	on_every_vcpu(report, shrink_gdt_here, 0, 0);
+}
+
 void attack_ldtr(struct attack_report *report)
 {
 	change_table(report, load_ldt_here);
@@ -298,6 +339,38 @@ void attack_s_cet(struct attack_report *report)
 void attack_pl0_ssp(struct attack_report *report)
 {
 	change_feature(report, has_shadow_stacks(), MSR_IA32_PL0_SSP, 1ull << 12);
+}
+
+void attack_pl1_ssp(struct attack_report *report)
+{
+	change_feature(report, has_shadow_stacks(), MSR_IA32_PL1_SSP, 1ull << 12);
+}
+
+void attack_pl2_ssp(struct attack_report *report)
+{
+	change_feature(report, has_shadow_stacks(), MSR_IA32_PL2_SSP, 1ull << 12);
+}
+
+void attack_ssp_table(struct attack_report *report)
+{
+	change_feature(report, has_shadow_stacks(), MSR_IA32_INT_SSP_TAB, 1ull << 12);
+}
+
+/* The kernel locks it at boot where it can: then nobody changes it. */
+void attack_feature_control(struct attack_report *report)
+{
+	u64 control = FEAT_CTL_LOCKED;
+
+	rdmsrq_safe(MSR_IA32_FEAT_CTL, &control);
+	change_feature(report, !(control & FEAT_CTL_LOCKED), MSR_IA32_FEAT_CTL,
+		       FEAT_CTL_LMCE_ENABLED);
+}
+
+#define VM_CR_R_INIT	(1ull << 1)
+
+void attack_vm_cr(struct attack_report *report)
+{
+	change_msr(report, MSR_VM_CR, VM_CR_R_INIT);
 }
 
 void attack_tsx_ctrl(struct attack_report *report)

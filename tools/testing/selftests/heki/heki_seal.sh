@@ -183,7 +183,7 @@ seal() {
 	for protection in write exec cr msr dt; do
 		check "the log says what became of $protection" held_or_why $protection
 	done
-	for bit in CR0.WP CR4.SMEP CR4.SMAP CR4.UMIP XCR0 'IDTR base' 'GDTR base' LDTR 'TR base' EFER LSTAR SYSENTER_EIP PAT; do
+	for bit in CR0.NE CR0.WP CR0.AM CR4.SMEP CR4.SMAP CR4.UMIP XCR0 'IDTR base' 'GDTR base' LDTR 'TR base' EFER LSTAR SYSENTER_EIP PAT; do
 		check "the log says what became of $bit" held_or_why "$bit"
 	done
 	check "the log says what is refused" log_has "refused from now on"
