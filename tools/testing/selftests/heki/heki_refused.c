@@ -3,7 +3,9 @@
  * What a sealed kernel refuses because it would not survive it: each refusal is
  * an errno, at once, and the kernel goes on.
  *
- * Skipped where the kernel is not sealed: there the same calls would do harm.
+ *   heki_refused            in a sealed kernel; skipped in another one
+ *   heki_refused possible   in one that is not sealed: the same calls go through,
+ *                           sleep as far as the freezer
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -101,11 +103,43 @@ static void sleep_refused(const char *what, const char *state)
 		ksft_test_result_skip("%s: this kernel does not have it\n", what);
 }
 
-int main(void)
+static void possible(const char *what, long ret)
+{
+	ksft_test_result(ret >= 0, "%s: %s\n", what, ret < 0 ? strerror(errno) : "done");
+}
+
+/* Up to where all tasks are frozen, and back. */
+static void sleep_possible(const char *what, const char *state)
+{
+	if (!file_has("/sys/power/state", state) || write_file("/sys/power/pm_test", "freezer") < 0)
+		ksft_test_result_skip("%s: this kernel cannot test it\n", what);
+	else
+		possible(what, write_file("/sys/power/state", state));
+}
+
+static void all_possible(void)
+{
+	ksft_set_plan(6);
+	possible("unload of a module", unload_module("heki_attack"));
+	possible("load of a module", load_module("attack/heki_attack.ko", ""));
+	possible("kexec_load", load_kexec_image());
+	write_file("/sys/module/suspend/parameters/pm_test_delay", "0");
+	write_file("/sys/module/hibernate/parameters/pm_test_delay", "0");
+	sleep_possible("suspend to RAM", "mem");
+	sleep_possible("suspend to idle", "freeze");
+	sleep_possible("hibernation", "disk");
+	write_file("/sys/power/pm_test", "none");
+}
+
+int main(int argc, char *argv[])
 {
 	struct stat st;
 
 	ksft_print_header();
+	if (argc > 1 && !strcmp(argv[1], "possible")) {
+		all_possible();
+		ksft_finished();
+	}
 	if (stat("/sys/module/heki_guest", &st))
 		ksft_exit_skip("this kernel is not sealed\n");
 	ksft_set_plan(10);
