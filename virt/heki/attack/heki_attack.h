@@ -4,7 +4,7 @@
  * who already runs code in the kernel. See main.c for the list.
  *
  * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c, msr.c,
- * patch.c, grant.c, disk.c, oops.c, sleep.c.
+ * patch.c, grant.c, disk.c, oops.c, flood.c, sleep.c.
  * Locks: one attack at a time, under the mutex of main.c.
  */
 #ifndef _HEKI_ATTACK_H
@@ -115,6 +115,9 @@ void meanwhile_end(struct meanwhile *meanwhile);
 /* oops.c */
 extern const struct file_operations oops_fops;
 
+/* flood.c */
+extern const struct file_operations flood_fops;
+
 /* sleep.c */
 extern bool sleep_allowed;
 int sleep_init(void);
@@ -175,23 +178,23 @@ void grant_exit(void);
 void attack_disk_text(struct attack_report *report);
 
 /* cr.c */
+void attack_cr0_ne(struct attack_report *report);
 void attack_cr0_wp(struct attack_report *report);
+void attack_cr0_am(struct attack_report *report);
 void attack_cr4_smep(struct attack_report *report);
 void attack_cr4_smap(struct attack_report *report);
-void attack_cr0_ne(struct attack_report *report);
 void attack_cr4_umip(struct attack_report *report);
-void attack_cr0_am(struct attack_report *report);
+void attack_cr4_fsgsbase(struct attack_report *report);
+void attack_cr4_cet(struct attack_report *report);
 
 /* msr.c */
 void attack_idtr(struct attack_report *report);
-void attack_cr4_fsgsbase(struct attack_report *report);
-void attack_cr4_cet(struct attack_report *report);
 void attack_gdtr(struct attack_report *report);
+void attack_idtr_limit(struct attack_report *report);
+void attack_gdtr_limit(struct attack_report *report);
 void attack_ldtr(struct attack_report *report);
 void attack_tr(struct attack_report *report);
 void attack_xcr0(struct attack_report *report);
-void attack_idtr_limit(struct attack_report *report);
-void attack_gdtr_limit(struct attack_report *report);
 void attack_efer(struct attack_report *report);
 void attack_star(struct attack_report *report);
 void attack_lstar(struct attack_report *report);
@@ -206,12 +209,12 @@ void attack_misc_enable(struct attack_report *report);
 void attack_xss(struct attack_report *report);
 void attack_s_cet(struct attack_report *report);
 void attack_pl0_ssp(struct attack_report *report);
-void attack_tsx_ctrl(struct attack_report *report);
-void attack_de_cfg(struct attack_report *report);
-
 void attack_pl1_ssp(struct attack_report *report);
 void attack_pl2_ssp(struct attack_report *report);
 void attack_ssp_table(struct attack_report *report);
 void attack_feature_control(struct attack_report *report);
 void attack_vm_cr(struct attack_report *report);
+void attack_tsx_ctrl(struct attack_report *report);
+void attack_de_cfg(struct attack_report *report);
+
 #endif /* _HEKI_ATTACK_H */

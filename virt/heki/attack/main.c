@@ -4,12 +4,12 @@
  *
  * Load it before the seal. Write the name of an attack into
  * debugfs/heki_attack/run and read the result there; debugfs/heki_attack/list
- * names them all; debugfs/heki_attack/oops is that of oops.c, and
- * sleep that of sleep.c. What an attack changed it puts back, so that the kernel
- * lives on where nothing stopped it. To add one: a function and a table entry.
+ * names them all; debugfs/heki_attack/oops is that of oops.c, flood that of
+ * flood.c, sleep that of sleep.c. What an attack changed it puts back, so that the
+ * kernel lives on where nothing stopped it. To add one: a function and a table entry.
  *
  * Neighbours: tools.c, write.c, exec.c, cr.c, msr.c, patch.c, grant.c,
- * disk.c, oops.c, sleep.c.
+ * disk.c, oops.c, flood.c, sleep.c.
  * Locks: attack_lock, one attack at a time.
  */
 #define pr_fmt(fmt) "heki_attack: " fmt
@@ -50,19 +50,19 @@ static const struct attack attacks[] = {
 	  attack_exec_user_alias },
 	{ "exec-user-smep", ATTACK_EXEC, "run a user page with SMEP cleared",
 	  attack_exec_user_smep },
-	{ "cr0-wp", ATTACK_CR, "clear CR0.WP on every vCPU", attack_cr0_wp },
 	{ "cr0-ne", ATTACK_CR, "clear CR0.NE on every vCPU", attack_cr0_ne },
-	{ "cr4-smep", ATTACK_CR, "clear CR4.SMEP on every vCPU", attack_cr4_smep },
+	{ "cr0-wp", ATTACK_CR, "clear CR0.WP on every vCPU", attack_cr0_wp },
 	{ "cr0-am", ATTACK_CR, "clear CR0.AM on every vCPU", attack_cr0_am },
+	{ "cr4-smep", ATTACK_CR, "clear CR4.SMEP on every vCPU", attack_cr4_smep },
 	{ "cr4-smap", ATTACK_CR, "clear CR4.SMAP on every vCPU", attack_cr4_smap },
 	{ "cr4-umip", ATTACK_CR, "clear CR4.UMIP on every vCPU", attack_cr4_umip },
-	{ "idtr", ATTACK_DT, "move the interrupt table on every vCPU", attack_idtr },
 	{ "cr4-fsgsbase", ATTACK_CR, "clear CR4.FSGSBASE on every vCPU", attack_cr4_fsgsbase },
 	{ "cr4-cet", ATTACK_CR, "clear CR4.CET on every vCPU", attack_cr4_cet },
+	{ "idtr", ATTACK_DT, "move the interrupt table on every vCPU", attack_idtr },
 	{ "gdtr", ATTACK_DT, "move the segment table on every vCPU", attack_gdtr },
-	{ "ldtr", ATTACK_DT, "load a local segment table from another entry on every vCPU", attack_ldtr },
 	{ "idtr-limit", ATTACK_DT, "cut the interrupt table on every vCPU", attack_idtr_limit },
 	{ "gdtr-limit", ATTACK_DT, "cut the segment table on every vCPU", attack_gdtr_limit },
+	{ "ldtr", ATTACK_DT, "load a local segment table from another entry on every vCPU", attack_ldtr },
 	{ "tr", ATTACK_DT, "load another task state segment on every vCPU", attack_tr },
 	{ "xcr0", ATTACK_MSR, "change XCR0 on every vCPU", attack_xcr0 },
 	{ "efer-sce", ATTACK_MSR, "clear EFER.SCE on every vCPU", attack_efer },
@@ -79,12 +79,12 @@ static const struct attack attacks[] = {
 	{ "xss", ATTACK_MSR, "change XSS on every vCPU", attack_xss },
 	{ "s-cet", ATTACK_MSR, "change S_CET on every vCPU", attack_s_cet },
 	{ "pl0-ssp", ATTACK_MSR, "set a supervisor shadow stack on every vCPU", attack_pl0_ssp },
-	{ "tsx-ctrl", ATTACK_MSR, "change TSX_CTRL on every vCPU", attack_tsx_ctrl },
 	{ "pl1-ssp", ATTACK_MSR, "likewise of ring 1", attack_pl1_ssp },
 	{ "pl2-ssp", ATTACK_MSR, "likewise of ring 2", attack_pl2_ssp },
 	{ "ssp-table", ATTACK_MSR, "move the table of interrupts' shadow stacks on every vCPU", attack_ssp_table },
 	{ "feature-control", ATTACK_MSR, "change FEATURE_CONTROL on every vCPU", attack_feature_control },
 	{ "vm-cr", ATTACK_MSR, "change VM_CR on every vCPU", attack_vm_cr },
+	{ "tsx-ctrl", ATTACK_MSR, "change TSX_CTRL on every vCPU", attack_tsx_ctrl },
 	{ "de-cfg", ATTACK_MSR, "have LFENCE not serialize on every vCPU", attack_de_cfg },
 	{ "patch-unlisted", ATTACK_WRITE, "have the host change text where no site is",
 	  attack_patch_unlisted },
@@ -296,6 +296,7 @@ static int __init heki_attack_init(void)
 	debugfs_create_file("list", 0400, dir, NULL, &list_fops);
 	debugfs_create_file("oops", 0200, dir, NULL, &oops_fops);
 	debugfs_create_bool("sleep", 0600, dir, &sleep_allowed);
+	debugfs_create_file("flood", 0600, dir, NULL, &flood_fops);
 	pr_warn("this module attacks the kernel it runs in; never load it outside a test\n");
 	return 0;
 

@@ -74,7 +74,7 @@ fn show(
     let versions = versions.iter().filter_map(|pair| pair.split_once('='));
     let versions = versions.map(|(name, version)| (name.to_owned(), version.to_owned()));
     let legs: Vec<_> = legs.split(',').collect();
-    let report = Report::new(&table, &results, &legs, versions.collect());
+    let report = Report::new(&table, &results, &legs, versions.collect())?;
     print!("{}", print::plain(&report));
     let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
     for (name, text) in [

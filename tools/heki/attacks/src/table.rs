@@ -117,10 +117,19 @@ impl Row {
                 self.number
             ));
         }
+        if self.remarks().any(|remark| remark.trim().is_empty()) {
+            return Err(format!("row {}: an empty reason", self.number));
+        }
         match self.tests.iter().find(|test| !test.contains('/')) {
             Some(test) => Err(format!("row {}: {test} is not SUITE/NAME", self.number)),
             None => Ok(()),
         }
+    }
+
+    /// What is open, and why nothing is denied.
+    fn remarks(&self) -> impl Iterator<Item = &str> {
+        let all = [&self.limits, &self.not_enforced, &self.out_of_scope];
+        all.into_iter().flatten().map(String::as_str)
     }
 
     fn judge(&self, leg: &Leg) -> Verdict {
@@ -202,9 +211,15 @@ pub(crate) struct Judged {
     /// In the order of the legs.
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) tests: Vec<String>,
-    /// What is open, or why nothing is denied.
+    /// What is open, and why nothing is denied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) remark: Option<String>,
+}
+
+impl Judged {
+    fn lacks_reason(&self) -> bool {
+        self.remark.is_none() && self.verdicts.contains(&Verdict::NotEnforced)
+    }
 }
 
 /// All that is printed.
@@ -216,13 +231,14 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Judges every row on each of `legs`; on one without results nothing was denied.
+    /// Judges every row on each of `legs`; on one without results nothing was denied. What is not
+    /// enforced has a reason in the table.
     pub(crate) fn new(
         table: &Table,
         results: &Results,
         legs: &[&str],
         versions: BTreeMap<String, String>,
-    ) -> Self {
+    ) -> Result<Self, String> {
         let nothing = Leg::default();
         let of = |leg: &&str| results.0.get(*leg).unwrap_or(&nothing);
         let judge = |row: &Row| Judged {
@@ -230,17 +246,18 @@ impl Report {
             attack: row.attack.clone(),
             verdicts: legs.iter().map(|leg| row.judge(of(leg))).collect(),
             tests: row.tests.clone(),
-            remark: [&row.limits, &row.not_enforced, &row.out_of_scope]
-                .into_iter()
-                .flatten()
-                .next()
-                .cloned(),
+            remark: Some(row.remarks().collect::<Vec<_>>().join("; "))
+                .filter(|remark| !remark.is_empty()),
         };
-        Self {
+        let rows: Vec<_> = table.row.iter().map(judge).collect();
+        if let Some(row) = rows.iter().find(|row| row.lacks_reason()) {
+            return Err(format!("row {} is not enforced, and says no reason", row.number));
+        }
+        Ok(Self {
             versions,
             legs: legs.iter().map(|leg| (*leg).to_owned()).collect(),
-            rows: table.row.iter().map(judge).collect(),
-        }
+            rows,
+        })
     }
 
     /// How many rows came to a verdict on a leg.

@@ -28,7 +28,7 @@ fn table(row: &str) -> String {
 fn verdict(tests: &str, results: &str) -> Verdict {
     let table = Table::parse(&table(tests)).unwrap();
     let results = Results::parse(results);
-    let report = Report::new(&table, &results, &["vmx"], BTreeMap::new());
+    let report = Report::new(&table, &results, &["vmx"], BTreeMap::new()).unwrap();
     report.rows[0].verdicts[0]
 }
 
@@ -62,6 +62,8 @@ fn tables_with_flaws_are_refused() {
         table("tests = [\"kvm/a\"]\nout_of_scope = \"y\""),
         table("not_enforced = \"y\"\nout_of_scope = \"y\""),
         table("tests = [\"kvm/a\"]\nlimit = \"y\""),
+        table("tests = [\"kvm/a\"]\nlimits = \"\""),
+        table("not_enforced = \" \""),
         good.replace("number = 7\n", "number = 8\n"),
         good.rsplit_once("[[row]]").unwrap().0.to_owned(),
     ] {
@@ -83,7 +85,10 @@ fn verdicts_follow_from_the_results() {
     assert_eq!(with("fail", "pass"), Verdict::Failed);
     assert_eq!(with("pass", "fail"), Verdict::Failed);
     assert_eq!(
-        verdict(tests, "vmx kvm a skip\nvmx attack b1 skip\n"),
+        verdict(
+            &format!("{tests}\nlimits = \"y\""),
+            "vmx kvm a skip\nvmx attack b1 skip\n"
+        ),
         Verdict::NotEnforced
     );
     // A test that did not run, and a leg that did not.
@@ -119,11 +124,33 @@ svm attack b1 pass
 }
 
 #[test]
+fn all_remarks_are_kept() {
+    let row = "tests = [\"kvm/a\"]\nlimits = \"one\"\nnot_enforced = \"two\"";
+    let table = Table::parse(&table(row)).unwrap();
+    let results = Results::parse("vmx kvm a pass\n");
+    let report = Report::new(&table, &results, &["vmx"], BTreeMap::new()).unwrap();
+    assert_eq!(report.rows[0].remark.as_deref(), Some("one; two"));
+    assert!(print::rst(&report).contains("``kvm/a``. Open: one; two\n"));
+}
+
+#[test]
+fn what_is_not_enforced_says_why() {
+    let table = Table::parse(&table("tests = [\"kvm/a\"]")).unwrap();
+    let report = |results| {
+        let results = Results::parse(results);
+        Report::new(&table, &results, &["vmx", "svm"], BTreeMap::new()).map(|_| ())
+    };
+    assert_eq!(report("vmx kvm a pass\nsvm kvm a pass\n"), Ok(()));
+    let why = "row 1 is not enforced, and says no reason".to_owned();
+    assert_eq!(report("vmx kvm a pass\nsvm kvm a skip no GMET\n"), Err(why));
+}
+
+#[test]
 fn every_row_is_printed() {
     let table = Table::parse(TABLE).unwrap();
     let results = Results::parse("vmx attack rodata pass\nsvm attack rodata pass\n");
     let versions = BTreeMap::from([("kernel".to_owned(), "7.3.4".to_owned())]);
-    let report = Report::new(&table, &results, &["svm", "vmx"], versions);
+    let report = Report::new(&table, &results, &["svm", "vmx"], versions).unwrap();
     for text in [
         print::plain(&report),
         print::rst(&report),

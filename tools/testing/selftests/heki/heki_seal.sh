@@ -51,9 +51,19 @@ no_host() {
 	check "modules can still be loaded" [ "$(cat /proc/sys/kernel/modules_disabled)" = 0 ]
 	check "nothing is sealed" unsealed
 	check "nothing is shown" [ ! -e /sys/kernel/heki ]
+	check "text can be written often" none_of 1000
 	check "a thread may write text" lives_through write
 	check "it may run its own code" lives_through exec
 	check "it may clear a bit of CR0" lives_through cr
+	check "it may change an MSR" lives_through msr
+	check "it may cut the IDT" lives_through idt
+}
+
+flood=/sys/kernel/debug/heki_attack/flood
+
+# none_of N: of so many writes none is denied.
+none_of() {
+	echo "$1" >$flood && [ "$(cat $flood)" = "denied=0 of $1" ]
 }
 
 attack_oops=/sys/kernel/debug/heki_attack/oops
@@ -129,6 +139,8 @@ oops() {
 		skip "code that is denied" "the host does not hold it"
 	fi
 	check "a pinned bit" says cr "to clear pinned bits 0x10000 of CR0 by oops_cr+0x"
+	check "a pinned MSR" says msr "to change pinned bits 0x1000 of LSTAR by oops_msr+0x"
+	check "a pinned table" says idt "to change pinned bits 0x10 of IDTR limit by oops_idt+0x"
 	check "a fault of another kind" says_nothing other
 	check "still sealed" [ "$(cat $shown/state)" = sealed ]
 }
@@ -139,8 +151,6 @@ held_or_why() { log_has "$1: held" || log_has "$1: not held: ."; }
 compiler() { [ "$(cat /proc/sys/net/core/bpf_jit_enable)" = "$1" ]; }
 tracer() { echo "$1" >/sys/kernel/tracing/current_tracer; }
 
-	check "a pinned MSR" says msr "to change pinned bits 0x1000 of LSTAR by oops_msr+0x"
-	check "a pinned table" says idt "to change pinned bits 0x10 of IDTR limit by oops_idt+0x"
 # What is turned off or hooked for a seal that then fails must be as it was.
 seal_traced() {
 	tracer function
