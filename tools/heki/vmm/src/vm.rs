@@ -176,7 +176,8 @@ impl Vm {
         let disk = args.disk.as_ref().map(Disk::open).transpose()?;
         let kvm = open_kvm()?;
         check_cpus(&kvm, args.cpus)?;
-        let memory = memory::allocate(args.memory, args.devices_follow())?;
+        // Opted in or not, a guest with a disk has the same kind of memory.
+        let memory = memory::allocate(args.memory, args.disk.is_some())?;
         let fd = create_vm(&kvm)?;
         let heki = match args.heki {
             true => Some(Arc::new(Heki::enable(&fd, profile.as_ref(), policy)?)),
