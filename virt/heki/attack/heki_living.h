@@ -2,12 +2,17 @@
 /*
  * What the files of heki_living share: see living.c.
  *
- * Neighbours: living.c, debugger.c. Locks: living_lock of living.c.
+ * Neighbours: living.c, debugger.c, figures.c. Locks: living_lock of living.c.
  */
 #ifndef _HEKI_LIVING_H
 #define _HEKI_LIVING_H
 
 #include <linux/errno.h>
+
+struct dentry;
+
+/* Makes the files of figures.c in @dir. */
+void figures_init(struct dentry *dir);
 
 #ifdef CONFIG_KGDB
 /*

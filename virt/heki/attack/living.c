@@ -9,8 +9,9 @@
  * read as the hits of one call, "probe_text" as whether its text differs from what
  * it was; "foreign_probe" puts one where no list has it. Any number written to
  * "kgdb" or "foreign_kgdb" has kgdb set a breakpoint there and take it away.
+ * The other files are those of figures.c.
  *
- * Neighbours: debugger.c. Locks: living_lock, one request at a time.
+ * Neighbours: debugger.c, figures.c. Locks: living_lock, one request at a time.
  */
 #define pr_fmt(fmt) "heki_living: " fmt
 
@@ -257,6 +258,7 @@ static int __init heki_living_init(void)
 	debugfs_create_file("foreign_kgdb", 0200, dir, NULL, &foreign_kgdb_fops);
 	debugfs_create_file("race", 0200, dir, NULL, &race_fops);
 	debugfs_create_file("result", 0400, dir, NULL, &result_fops);
+	figures_init(dir);
 	return 0;
 }
 module_init(heki_living_init);
