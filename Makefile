@@ -14,7 +14,7 @@ help:
 	@echo 'make test            the whole suite; last line: N passed, N failed, N skipped'
 	@echo
 	@echo 'make attack          every attack on both emulators, and the table of what came of them'
-	@echo 'make bench           what changes of sealed text cost, as ratios to an unsealed guest'
+	@echo 'make bench           what a seal costs: exits, instructions, page tables, memory'
 	@echo
 	@echo 'make check-tools     each tool with its version and how to get it'
 	@echo 'make setup           install what is missing (Debian packages need root or sudo)'

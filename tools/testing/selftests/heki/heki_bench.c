@@ -5,7 +5,7 @@
  *   heki_bench NAME ROUNDS FILE VALUE [FILE VALUE]...
  *
  * Writes each value to its file, in this order, ROUNDS times, and prints one line
- * "bench: NAME ticks=N" with the ticks of all rounds. Under Bochs a tick is an
+ * "figure: text name=NAME ticks=N" with the ticks of all rounds. Under Bochs a tick is an
  * emulated instruction, whoever ran it: guest or host.
  */
 #include <err.h>
@@ -44,6 +44,6 @@ int main(int argc, char *argv[])
 		for (arg = 3; arg < argc; arg += 2)
 			put(argv[arg], argv[arg + 1]);
 	}
-	printf("bench: %s ticks=%llu\n", argv[1], __rdtsc() - begin);
+	printf("figure: text name=%s ticks=%llu\n", argv[1], __rdtsc() - begin);
 	return 0;
 }

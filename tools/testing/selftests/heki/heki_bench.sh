@@ -2,28 +2,53 @@
 # SPDX-License-Identifier: GPL-2.0
 # shellcheck shell=dash
 #
-# What changes of the kernel's own text cost, in lines "bench: NAME ticks=N".
-# heki_living must be loaded. Reads nothing of whether the kernel is sealed. Between
-# "exits: begin" and "exits: end" it changes no text: there the host counts exits.
+# What this kernel costs, sealed or not, in lines "figure: WHAT NAME=VALUE...". heki_living
+# must be loaded.
+#
+#   heki_bench.sh bench-off|bench-open|bench-sealed    all; of one that did not opt in no changes of text
+#   heki_bench.sh size-open|size-sealed                what depends on the size of memory
+#
+# A guest whose mode ends in "sealed" seals itself here. At "figure: rest" it rests, so that the
+# host can look at KVM's statistics.
 
 tracing=/sys/kernel/tracing
 living=/sys/kernel/debug/heki_living
 
-echo 64 >$tracing/buffer_size_kb
-# The first round is for the caches.
-heki_bench warm-up 2 $living/key 1 $living/key 0 >/dev/null
-heki_bench static-key 50 $living/key 1 $living/key 0
-heki_bench static-call 50 $living/call 1 $living/call 0
-heki_bench sched-tracepoints 2 $tracing/events/sched/enable 1 $tracing/events/sched/enable 0
-echo vfs_read >$tracing/set_ftrace_filter
-heki_bench function-tracer-one 2 $tracing/current_tracer function $tracing/current_tracer nop
-echo >$tracing/set_ftrace_filter
-echo 0 >$tracing/tracing_on
-heki_bench function-tracer-all 1 $tracing/current_tracer function $tracing/current_tracer nop
+rest() {
+	echo "figure: rest name=$1"
+	sleep 2
+}
 
-heki_workload >/dev/null
-echo "exits: begin"
-for round in 1 2 3 4; do
-	heki_workload >/dev/null || echo "bench: the workload failed in round $round"
-done
-echo "exits: end"
+# touch NAME: has the host map all memory.
+touch_all() { echo "figure: touch name=$1 $(cat $living/touch)"; }
+
+# In the first round of each, memory and caches get used to it.
+text() {
+	echo 64 >$tracing/buffer_size_kb
+	heki_bench warm-up 2 $living/key 1 $living/key 0 >/dev/null
+	heki_bench static-key 50 $living/key 1 $living/key 0
+	heki_bench static-call 50 $living/call 1 $living/call 0
+	heki_bench sched-tracepoints 1 $tracing/events/sched/enable 1 $tracing/events/sched/enable 0
+	echo vfs_read >$tracing/set_ftrace_filter
+	heki_bench function-tracer-one 1 $tracing/current_tracer function $tracing/current_tracer nop
+	echo >$tracing/set_ftrace_filter
+	echo 0 >$tracing/tracing_on
+	heki_bench function-tracer-all 1 $tracing/current_tracer function $tracing/current_tracer nop
+}
+
+heki_loops boot
+rest booted
+touch_all first
+rest touched
+case $1 in *-sealed) heki_loops run seal modprobe heki_guest ;; esac
+rest sealed
+touch_all again
+rest again
+touch_all mapped
+case $1 in size-*) exit ;; esac
+
+case $1 in *-sealed) echo "figure: denial $(cat $living/denial)" ;; esac
+rest begin
+heki_loops
+rest end
+case $1 in *-off) ;; *) text ;; esac

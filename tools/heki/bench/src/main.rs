@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+
+//! heki-bench: the figures of "make bench".
+//!
+//! ```text
+//! heki-bench LOG LOOKUPS DIR PAGE,PAGE yes|no NAME=VERSION...
+//! ```
+//!
+//! LOG is what the host and its guests printed, LOOKUPS what the benchmark of the permission map
+//! did; `yes` says that a tick of the guests' clock is an instruction. Prints the figures, each with its bar,
+//! and writes them to DIR as JSON, Markdown and a plot, and into each PAGE. A figure that misses its bar is
+//! none of an error; one without data is. [`log`] and [`lookup`] read, [`figures`] judges, [`print`] writes.
+//! Locks: none.
+
+#![forbid(unsafe_code)]
+
+mod figures;
+mod log;
+mod lookup;
+mod print;
+#[cfg(test)]
+mod tests;
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+
+use figures::Report;
+use log::Log;
+use lookup::Lookups;
+
+fn main() -> ExitCode {
+    let args: Vec<_> = env::args().skip(1).collect();
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let done = match args.as_slice() {
+        [log, lookups, dir, pages, ticks @ ("yes" | "no"), versions @ ..] => {
+            show(log, lookups, dir, pages, *ticks == "yes", versions)
+        }
+        _ => Err("usage: heki-bench LOG LOOKUPS DIR PAGE,PAGE yes|no NAME=VERSION...".to_owned()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            eprintln!("heki-bench: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A console may print any byte.
+fn read(path: &str) -> Result<String, String> {
+    let bytes = fs::read(path).map_err(|error| format!("{path}: {error}"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn show(
+    log: &str,
+    lookups: &str,
+    dir: &str,
+    pages: &str,
+    ticks: bool,
+    versions: &[&str],
+) -> Result<(), String> {
+    let log = Log::parse(&read(log)?);
+    let lookups = Lookups::parse(&read(lookups)?);
+    let versions = versions.iter().filter_map(|pair| pair.split_once('='));
+    let versions = versions.map(|(name, version)| (name.to_owned(), version.to_owned()));
+    let report = Report::new(&log, &lookups, ticks, versions.collect());
+    print!("{}", print::plain(&report));
+    let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
+    for (name, text) in [
+        ("figures.json", json + "\n"),
+        ("figures.md", print::markdown(&report)),
+        ("figures.svg", print::svg(&report)),
+    ] {
+        write(&Path::new(dir).join(name), &text)?;
+    }
+    for page in pages.split(',') {
+        let filled = print::fill(&report, &read(page)?);
+        let filled = filled.ok_or(format!("{page}: no place for the figures"))?;
+        write(Path::new(page), &filled)?;
+    }
+    match report.missing().as_slice() {
+        [] => Ok(()),
+        missing => Err(format!("no data for: {}", missing.join("; "))),
+    }
+}
