@@ -18,6 +18,8 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <linux/heki.h>
+#include <linux/membarrier.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "kvm_util.h"
@@ -694,6 +696,49 @@ static inline bool heki_cannot_run(struct kvm_vcpu *vcpu, gva_t gva)
 
 	return heki_call(vcpu, guest_exec, gva) == GP_VECTOR &&
 	       vcpu_get_stat(vcpu, heki_denied_exec) == denied + 1;
+}
+
+/*
+ * On the host: what a VM leaves behind
+ */
+
+/* A line of /proc/meminfo. */
+static inline long heki_meminfo_kb(const char *name)
+{
+	FILE *f = fopen("/proc/meminfo", "r");
+	size_t len = strlen(name);
+	char line[128];
+	long kb = -1;
+
+	while (f && kb < 0 && fgets(line, sizeof(line), f)) {
+		if (!strncmp(line, name, len) && sscanf(line + len, ": %ld kB", &kb) != 1)
+			kb = -1;
+	}
+	if (f)
+		fclose(f);
+	return kb;
+}
+
+/* Memory that a VM gave back is free only after an RCU grace period. */
+static inline void heki_wait_for_rcu(void)
+{
+	int i;
+
+	for (i = 0; i < 8; i++)
+		syscall(__NR_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0);
+}
+
+/* What the kernel has for itself in small pieces and in large ones. */
+static inline long heki_kernel_kb(void)
+{
+	heki_wait_for_rcu();
+	return heki_meminfo_kb("SUnreclaim") + heki_meminfo_kb("VmallocUsed");
+}
+
+/* A host that finds each lost object itself, and keeps freed memory for a while. */
+static inline bool heki_has_kmemleak(void)
+{
+	return !access("/sys/kernel/debug/kmemleak", F_OK);
 }
 
 #endif /* SELFTEST_KVM_HEKI_H */
