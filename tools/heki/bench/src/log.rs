@@ -152,7 +152,7 @@ impl Guest {
         let entry = entries.find(|entry| entry.mark().is_some_and(|mark| mark & MARK_SEAL != 0))?;
         match field {
             "exits" => Some(entry.exits().values().sum()),
-            "hypercalls" => entry.number("VMCALL").or(entry.number("vmmcall")),
+            "hypercalls" => entry.number("VMCALL").or(entry.number("hypercall")),
             field => entry.number(field),
         }
     }

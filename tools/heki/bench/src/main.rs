@@ -9,7 +9,7 @@
 //! LOG is what the host and its guests printed, LOOKUPS what the benchmark of the permission map
 //! did; `yes` says that a tick of the guests' clock is an instruction. Prints the figures, each with its bar,
 //! and writes them to DIR as JSON, Markdown and a plot, and into each PAGE. A figure that misses its bar is
-//! none of an error; one without data is. [`log`] and [`lookup`] read, [`figures`] judges, [`print`] writes.
+//! no error; one without data is. [`log`] and [`lookup`] read, [`figures`] judges, [`print`] writes.
 //! Locks: none.
 
 #![forbid(unsafe_code)]
