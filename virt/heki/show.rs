@@ -126,6 +126,7 @@ impl Shown {
 
     /// The first part of a register that keeps its value, and its bits that a load would have changed.
     fn kept_from(&self, fault: &Fault) -> Option<Denial> {
+        let registers = self.registers.as_ref()?;
         let first = match fault.reg {
             abi::HEKI_REG_TR => 2,
             abi::HEKI_REG_MSR => fault.index,
@@ -135,7 +136,7 @@ impl Shown {
         let parts = [(first, fault.value), (1, fault.limit)];
         let mut parts = parts.into_iter().take(if has_limit { 2 } else { 1 });
         parts.find_map(|(index, loaded)| {
-            let (name, mask) = self.registers.pinned(fault.reg, index)?;
+            let (name, mask) = registers.pinned(fault.reg, index)?;
             let bits = (ffi::read_register(fault.reg, index)? ^ loaded) & mask;
             (bits != 0).then_some(Denial::Load(name, bits))
         })
