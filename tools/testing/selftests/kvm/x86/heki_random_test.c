@@ -799,7 +799,7 @@ static u64 argument(u64 attr)
 			buffer.len = below(16384);
 		return in_arena(&buffer, sizeof(buffer), sizeof(buffer));
 	case KVM_DEV_HEKI_RANGES:
-		ranges.reserved = one_in(8);
+		ranges.state = one_in(8);
 		return in_arena(&ranges, sizeof(ranges), 32 * sizeof(struct heki_range));
 	case KVM_DEV_HEKI_CAPS:
 		return in_arena(&policy, sizeof(struct heki_caps), sizeof(struct heki_caps));
