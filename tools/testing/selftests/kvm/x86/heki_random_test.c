@@ -182,6 +182,14 @@ static void spoil(u8 *block, u64 len)
 	}
 }
 
+static void scramble(u8 *block, u64 len)
+{
+	u64 i;
+
+	for (i = 0; i < len; i++)
+		block[i] = any();
+}
+
 /*
  * A VM
  */
@@ -576,7 +584,7 @@ static void make_call(struct life *l, int i)
 {
 	struct call *call = &batch_of(l)->call[i];
 	u64 gpa = HEKI_REQUEST_GPA + i * WINDOW_PAGES * PAGE_SIZE + below(PAGE_SIZE);
-	u8 block[BLOCK_BYTES], good[BLOCK_BYTES];
+	u8 block[BLOCK_BYTES] = {}, good[BLOCK_BYTES];
 	u64 op = below(NR_OPS), len = good_block(l, op, block);
 
 	TEST_ASSERT(len <= BLOCK_BYTES, "A block of %lu bytes", len);
@@ -587,13 +595,14 @@ static void make_call(struct life *l, int i)
 
 	memcpy(good, block, sizeof(good));
 	l->good[i] = one_in(2) && gpa + len <= NEXT_GPA + PAGE_SIZE;
-	if (!l->good[i] && one_in(16))
-		for (u64 at = 0; at < len; at += 8)
-			*(u64 *)(block + at) = any();
-	else if (!l->good[i] && !one_in(4))
-		spoil(block, len);
-	else if (!l->good[i])
-		spoil_call(call);
+	if (!l->good[i]) {
+		if (one_in(4))
+			spoil_call(call);
+		else if (one_in(16))
+			scramble(block, len);
+		else
+			spoil(block, len);
+	}
 	if (op == HEKI_OP_SEAL)
 		spare_own_memory((void *)block, (void *)good);
 	if (is_own(call->arg[1]))
