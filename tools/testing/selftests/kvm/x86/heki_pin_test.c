@@ -377,18 +377,22 @@ HEKI_TEST(pin, it_is_in_force_where_it_is_clear)
 	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[1], heki_denied_cr));
 }
 
-/* So is it on one that the VMM adds after the seal. */
+/* So is it on one that the VMM adds after the seal, and that never had it. */
 HEKI_TEST(pin, it_is_in_force_on_a_vcpu_that_comes_later)
 {
 	struct heki_vm *h = &self->h;
+	struct kvm_sregs sregs;
 
 	if (is_misread(h->vcpu[0], variant->reg))
 		SKIP(return, MISREAD);
 	set_bits(h->vcpu[0], variant->reg, variant->bit);
 	seal_pin(h, variant->reg, variant->bit);
 	heki_add_vcpu(h, NR_VCPUS, 0);
+	vcpu_sregs_get(h->vcpu[NR_VCPUS], &sregs);
+	*(variant->reg == HEKI_REG_CR0 ? &sregs.cr0 : &sregs.cr4) &= ~variant->bit;
+	vcpu_sregs_set(h->vcpu[NR_VCPUS], &sregs);
 	EXPECT_EQ(0, get_cr(h->vcpu[NR_VCPUS], variant->reg) & variant->bit);
-	EXPECT_TRUE(variant->is_in_force(h->vcpu[NR_VCPUS]));
+	EXPECT_FORCE(true, h->vcpu[NR_VCPUS]);
 }
 
 /* It may go on writing what it wrote before, until it has set the bit. */

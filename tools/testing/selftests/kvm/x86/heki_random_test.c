@@ -45,9 +45,10 @@
 #define BLOCK_BYTES		4096
 
 #define ALL_OPS			(1 << HEKI_OP_SEAL | 1 << HEKI_OP_PATCH | \
-				 1 << HEKI_OP_GRANT | 1 << HEKI_OP_RELEASE)
-#define NR_OPS			(HEKI_OP_QUERY_PIN + 1)
-#define NR_ATTRS		(KVM_DEV_HEKI_RANGES + 1)
+				 1 << HEKI_OP_GRANT | 1 << HEKI_OP_RELEASE | \
+				 1 << HEKI_OP_KEXEC)
+#define NR_OPS			(HEKI_OP_KEXEC + 1)
+#define NR_ATTRS		(KVM_DEV_HEKI_PIN + 1)
 
 enum check {
 	ANSWERS,
@@ -76,11 +77,13 @@ struct count {
 };
 
 static const char * const op_names[] = {
-	"QUERY", "SEAL", "PATCH", "GRANT", "RELEASE", "FROZEN", "QUERY_PIN", "unknown",
+	"QUERY", "SEAL", "PATCH", "GRANT", "RELEASE", "FROZEN", "QUERY_PIN", "KEXEC",
+	"unknown",
 };
 
 static const char * const attr_names[] = {
-	"RESET", "PROFILE", "CAPS", "POLICY", "RESUME", "STATE", "RANGES", "unknown",
+	"RESET", "PROFILE", "CAPS", "POLICY", "RESUME", "STATE", "RANGES", "PIN",
+	"unknown",
 };
 
 enum verb { SET, GET, HAS };
@@ -505,6 +508,14 @@ static u64 good_block(struct life *l, u64 op, void *block)
 		return grant_block(l, block, op == HEKI_OP_GRANT);
 	case HEKI_OP_QUERY_PIN:
 		return pin_block(block);
+	case HEKI_OP_KEXEC:
+		*(struct heki_kexec *)block = (struct heki_kexec){
+			.version = HEKI_ABI_VERSION,
+			.flags = HEKI_KEXEC_FIRST | HEKI_KEXEC_LAST,
+			.gpa = HEKI_PAGE(below(NR_PAGES)),
+			.len = 1 + below(PAGE_SIZE),
+		};
+		return sizeof(struct heki_kexec);
 	case HEKI_OP_FROZEN:
 		memset(block, 0, sizeof(struct heki_frozen));
 		((struct heki_frozen *)block)->version = HEKI_ABI_VERSION;
@@ -630,8 +641,8 @@ static bool is_memory(u64 gpa, u64 len)
 
 #define ANYTHING	1
 
-/* The only right answer, as far as arguments and state tell. */
-static s64 predict(const struct call *call, bool sealed)
+/* The only right answer, as far as arguments, state and policy tell. */
+static s64 predict(struct life *l, const struct call *call, bool sealed)
 {
 	u64 op = call->arg[0], gpa = call->arg[1], len = call->arg[2];
 
@@ -654,8 +665,11 @@ static s64 predict(const struct call *call, bool sealed)
 	case HEKI_OP_PATCH:
 	case HEKI_OP_GRANT:
 	case HEKI_OP_RELEASE:
+	case HEKI_OP_KEXEC:
 		if (sealed == (op == HEKI_OP_SEAL))
 			return -KVM_EPERM;
+		if (op == HEKI_OP_KEXEC && !(l->policy.consent & BIT(op)))
+			return -KVM_EOPNOTSUPP;
 		if (len > HEKI_MAX_REQUEST_BYTES)
 			return -KVM_E2BIG;
 		return is_memory(gpa, len) ? ANYTHING : -KVM_EFAULT;
@@ -708,7 +722,7 @@ static bool may_seal(struct life *l)
 static void check_call(struct life *l, int i, bool sealed, bool clean)
 {
 	const struct call *call = &batch_of(l)->call[i];
-	s64 ret = call->ret, right = predict(call, sealed);
+	s64 ret = call->ret, right = predict(l, call, sealed);
 	u64 op = min_t(u64, call->arg[0], NR_OPS);
 
 	nr_calls++;
@@ -738,10 +752,11 @@ static struct heki_policy random_policy(void)
 		.version = HEKI_ABI_VERSION,
 		.allowed = HEKI_PROT_ALL,
 		.consent = any() & ALL_OPS & any(),
-		.write = below(HEKI_ACTION_COUNT),
-		.exec = below(HEKI_ACTION_COUNT),
-		.reg = below(HEKI_ACTION_COUNT),
-		.patch = below(HEKI_ACTION_COUNT),
+		/* What learns is not held; heki_learn_test sees to that. */
+		.write = below(HEKI_ACTION_LEARN),
+		.exec = below(HEKI_ACTION_LEARN),
+		.reg = below(HEKI_ACTION_LEARN),
+		.patch = below(HEKI_ACTION_LEARN),
 	};
 
 	if (one_in(4))
@@ -789,6 +804,7 @@ static u64 argument(u64 attr)
 {
 	struct heki_buffer buffer = { (u64)arena + ARENA_BYTES / 2 + below(64), odd_value() };
 	struct heki_ranges ranges = { .nr = one_in(2) ? below(32) : odd_value() };
+	struct heki_pin pin = { .reg = below(32), .index = odd_value() };
 	struct heki_policy policy = random_policy();
 	struct profile profile = good_profile();
 
@@ -810,6 +826,8 @@ static u64 argument(u64 attr)
 	case KVM_DEV_HEKI_RANGES:
 		ranges.state = one_in(8);
 		return in_arena(&ranges, sizeof(ranges), 32 * sizeof(struct heki_range));
+	case KVM_DEV_HEKI_PIN:
+		return in_arena(&pin, sizeof(pin), sizeof(pin));
 	case KVM_DEV_HEKI_CAPS:
 		return in_arena(&policy, sizeof(struct heki_caps), sizeof(struct heki_caps));
 	default:
@@ -819,8 +837,8 @@ static u64 argument(u64 attr)
 
 /* What can be set and got, of the attributes in their order. */
 static const bool has_verb[2][NR_ATTRS] = {
-	[SET] = { true, true, false, true, true, true, false },
-	[GET] = { false, false, true, true, false, true, true },
+	[SET] = { true, true, false, true, true, true, false, false },
+	[GET] = { false, false, true, true, false, true, true, true },
 };
 
 static bool is_documented_errno(enum verb verb, u64 attr, int ret)
@@ -833,9 +851,12 @@ static bool is_documented_errno(enum verb verb, u64 attr, int ret)
 		return verb == SET || attr == KVM_DEV_HEKI_RANGES;
 	case EBUSY:
 		return verb == SET || attr == KVM_DEV_HEKI_STATE;
+	case ENXIO:
+		if (attr == KVM_DEV_HEKI_PIN)
+			return verb == GET;
+		fallthrough;
 	case EPERM:
 	case EOPNOTSUPP:
-	case ENXIO:
 		return verb == SET && attr == KVM_DEV_HEKI_STATE;
 	case E2BIG:
 		return attr == KVM_DEV_HEKI_PROFILE || attr == KVM_DEV_HEKI_STATE ||
