@@ -52,7 +52,7 @@ struct refusal {
 /* The guest has CR0.WP and CR4.SMEP set, CR4.SMAP and CR0.AM not. */
 static const struct refusal refusals[] = {
 	/* The hypercall */
-	{ "unknown operation", KVM_ENOSYS, .op_off = HEKI_OP_QUERY_PIN },
+	{ "unknown operation", KVM_ENOSYS, .op_off = HEKI_OP_KEXEC },
 	{ "operation beyond 32 bits", KVM_ENOSYS, .op_off = 1ull << 32 },
 	{ "reserved argument", KVM_EINVAL, .a3 = 1 },
 	{ "high bit of the reserved argument", KVM_EINVAL, .a3 = 1ull << 63 },
