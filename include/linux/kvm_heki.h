@@ -9,7 +9,7 @@
  * pointers and plain integers.
  *
  * The hooks that KVM's own files call are in arch/x86/kvm/heki.h, but for the
- * one of virt/kvm/, which is here.
+ * two of virt/kvm/, which are here.
  */
 #ifndef __LINUX_KVM_HEKI_H
 #define __LINUX_KVM_HEKI_H
@@ -38,7 +38,8 @@ struct seq_file;
  *
  * kvm->arch.heki points to it; the Rust state that contains it follows. Read
  * without a lock by the hooks, written under kvm->slots_lock, but for the last
- * three, which are C's own. Valid until the VM is destroyed.
+ * three, which are C's own. Valid until the VM is destroyed or, before its first
+ * vCPU, kvm_heki_forbid().
  */
 struct kvm_heki {
 	u32 sealed;

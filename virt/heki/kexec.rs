@@ -6,7 +6,7 @@
 //! the seal kexec is the kernel's own.
 //!
 //! Neighbours: [`ffi`] calls in, [`hypercall`] goes out; [`lifecycle`](crate::lifecycle) says whether the host takes
-//! kernels. Locks: that of kexec, around all steps but the question whether a kernel is loaded.
+//! kernels. Locks: that of kexec, around the steps FILE and START.
 
 #![deny(unsafe_code)]
 

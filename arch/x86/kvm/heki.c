@@ -19,6 +19,7 @@
 #include <linux/seq_file.h>
 
 #include "cpuid.h"
+#include "fpu.h"
 #include "heki.h"
 #include "mmu.h"
 #include "mmu/mmu_internal.h"
@@ -156,15 +157,16 @@ static int heki_device_create(struct kvm_device *dev, u32 type)
 
 	if (heki_has_device(kvm))
 		return -EEXIST;
-	if (kvm->arch.heki)
-		return 0;
-	if (kvm->created_vcpus)
-		return -EBUSY;
-
-	ret = heki_opt_in(kvm);
-	if (!ret)
+	if (!kvm->arch.heki) {
+		if (kvm->created_vcpus)
+			return -EBUSY;
+		ret = heki_opt_in(kvm);
+		if (ret)
+			return ret;
 		kvm_heki_create_debugfs(kvm);
-	return ret;
+	}
+	kvm->arch.heki_asked = true;
+	return 0;
 }
 
 /* The VM stays opted in; another device may follow. */
@@ -306,9 +308,11 @@ static int heki_device_get_pin(struct kvm *kvm, void __user *user)
 	if (!mutex_trylock(&vcpu->mutex))
 		return -EBUSY;
 	vcpu_load(vcpu);
+	kvm_load_guest_fpu(vcpu);	/* It has the shadow stack pointers. */
 	kvm_vcpu_srcu_read_lock(vcpu);
 	pin.mask = __kvm_heki_get_pin(kvm->arch.heki, vcpu, pin.reg, pin.index);
 	kvm_vcpu_srcu_read_unlock(vcpu);
+	kvm_put_guest_fpu(vcpu);
 	vcpu_put(vcpu);
 	mutex_unlock(&vcpu->mutex);
 	return copy_to_user(user, &pin, sizeof(pin)) ? -EFAULT : 0;
@@ -434,9 +438,11 @@ static int heki_restore_state(struct kvm *kvm, const void *data, size_t len)
 		return -ENXIO;
 
 	vcpu_load(vcpu);
+	kvm_load_guest_fpu(vcpu);
 	kvm_vcpu_srcu_read_lock(vcpu);
 	ret = __kvm_heki_restore_state(kvm->arch.heki, vcpu, data, len);
 	kvm_vcpu_srcu_read_unlock(vcpu);
+	kvm_put_guest_fpu(vcpu);
 	vcpu_put(vcpu);
 	return ret;
 }
@@ -597,7 +603,7 @@ int kvm_heki_forbid(struct kvm *kvm)
 
 	lockdep_assert_held(&kvm->lock);
 
-	if (heki && (!heki_all || heki_has_device(kvm) || kvm->created_vcpus))
+	if (heki && (kvm->arch.heki_asked || kvm->created_vcpus))
 		return -EINVAL;
 
 	kvm->arch.heki_forbidden = true;
@@ -789,11 +795,12 @@ bool __kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, unsigned int by
 			       struct x86_exception *exception)
 {
 	struct kvm_pagewalk *walk = &vcpu->arch.gva_walk;
-	gva_t end = gva + bytes;
 	struct x86_exception e;
+	unsigned int len;
 	gpa_t gpa;
 
-	for (; gva < end; gva = (gva | ~PAGE_MASK) + 1) {
+	for (; bytes; gva += len, bytes -= len) {
+		len = min_t(unsigned int, bytes, PAGE_SIZE - offset_in_page(gva));
 		gpa = walk->gva_to_gpa(vcpu, walk, gva, pferr, &e);
 		/* The write itself meets this fault. */
 		if (gpa == INVALID_GPA)

@@ -3,9 +3,9 @@
  * The hooks that KVM's x86 code calls, one line and a name each.
  *
  * Every inline tests the static key, then the VM's own state, and only then
- * leaves for arch/x86/kvm/heki.c. The vendor modules use kvm_heki_cr0_on(),
- * kvm_heki_cr4_on(), kvm_heki_pins_msr() and kvm_heki_deny_map(), which read plain
- * fields first: the key is not exported.
+ * leaves for arch/x86/kvm/heki.c. The vendor modules use those of CR0 and
+ * CR4, kvm_heki_pins_msr(), kvm_heki_pins_tables() and kvm_heki_deny_map(), which
+ * read plain fields first: the key is not exported.
  * With CONFIG_KVM_HEKI off every hook compiles to nothing.
  */
 #ifndef __KVM_X86_HEKI_H

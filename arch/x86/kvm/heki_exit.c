@@ -159,10 +159,11 @@ void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va
 
 	/*
 	 * One instruction may be denied more than once: what pauses the VM counts,
-	 * else the first time.
+	 * else the first time that nothing was learned.
 	 */
 	pauses = heki->action[denied] == HEKI_ACTION_PAUSE;
-	if (!denial->kind || (pauses && !(denial->flags & HEKI_EXIT_IS_PAUSE))) {
+	if (!denial->kind || (!learned && (denial->flags & HEKI_EXIT_IS_LEARNED)) ||
+	    (pauses && !(denial->flags & HEKI_EXIT_IS_PAUSE))) {
 		*denial = (struct heki_exit){
 			.kind = HEKI_EXIT_DENIAL,
 			.flags = learned ? HEKI_EXIT_IS_LEARNED : 0,

@@ -74,4 +74,9 @@ impl Learned {
     pub(crate) fn get(&self) -> learn::Learned<'_, impl Slot> {
         learn::Learned::new(self.cells.as_slice(), self.learns)
     }
+
+    /// The bytes of the host that it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        crate::text::bytes(&self.cells)
+    }
 }

@@ -219,7 +219,7 @@ impl Vm {
     }
 
     /// The bytes of the host that a seal takes, by what they hold.
-    pub(crate) fn memory(&self, seal: &Seal, reader: Reader<'_>) -> [(&'static str, usize); 6] {
+    pub(crate) fn memory(&self, seal: &Seal, reader: Reader<'_>) -> [(&'static str, usize); 7] {
         let fixed = size_of::<Self>()
             .saturating_add(size_of::<Seal>())
             .saturating_add(size_of::<text::Facts>());
@@ -233,6 +233,7 @@ impl Vm {
             ("sites", sites),
             ("probes", probes),
             ("profile", profile),
+            ("learned", seal.learned.as_ref().map_or(0, |learned| learned.bytes())),
         ]
     }
 

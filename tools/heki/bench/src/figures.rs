@@ -137,7 +137,7 @@ pub(crate) struct Report {
     pub(crate) ratios: Vec<Ratio>,
 }
 
-/// The three guests of the same size, and the one that makes of two numbers one.
+/// The three guests of the same size, and how their clock counts.
 struct Guests<'a> {
     off: &'a Guest,
     open: &'a Guest,

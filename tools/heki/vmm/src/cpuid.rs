@@ -20,7 +20,7 @@ const HYPER_THREADING: u32 = 1 << 28;
 const AMD_LEGACY_MULTI_CORE: u32 = 1 << 1;
 
 /// Which bits of EAX, EBX, ECX and EDX are features, by leaf and subleaf.
-const FEATURES: [(u32, u32, [u32; 4]); 16] = {
+const FEATURES: [(u32, u32, [u32; 4]); 17] = {
     const ALL: u32 = u32::MAX;
     [
         (0x1, 0, [0, 0, ALL, ALL]),
@@ -38,6 +38,7 @@ const FEATURES: [(u32, u32, [u32; 4]); 16] = {
         (0x8000_0007, 0, [0, 0, 0, ALL]),
         (0x8000_0008, 0, [0, ALL, 0, 0]),
         (0x8000_0021, 0, [ALL, 0, ALL, 0]),
+        (0x8000_0022, 0, [ALL, 0, 0, 0]),
         (0xc000_0001, 0, [0, 0, 0, ALL]),
     ]
 };
@@ -101,9 +102,29 @@ pub(crate) fn missing(saved: &[kvm_cpuid_entry2], offered: &[kvm_cpuid_entry2]) 
     if saved_physical > physical || saved_linear > linear {
         return Some("addresses of that width".into());
     }
+    let mut both = numbers(saved).into_iter().zip(numbers(offered));
+    if both.any(|(saved, offered)| saved > offered) {
+        return Some("AVX10 or performance counters like those".into());
+    }
     FEATURES.iter().find_map(|&(function, index, features)| {
         missing_bits(saved, offered, function, index, features)
     })
+}
+
+/// Numbers that may not be less: the versions of AVX10 and of performance counters, how many of
+/// these there are, and their width.
+fn numbers(entries: &[kvm_cpuid_entry2]) -> [u32; 6] {
+    let leaf = |function| find(entries, function, 0).copied().unwrap_or_default();
+    let (avx10, intel, amd) = (leaf(0x24), leaf(0xa), leaf(0x8000_0022));
+    let [version, counters, width, _] = intel.eax.to_le_bytes().map(u32::from);
+    [
+        avx10.ebx & 0xff,
+        version,
+        counters,
+        width,
+        intel.edx & 0x1f,
+        amd.ebx & 0xf,
+    ]
 }
 
 /// The same in one leaf, of which only the `features` count.

@@ -70,6 +70,7 @@ use crate::monitor::{
 use crate::vm::Shared;
 
 const MSR_TSC: u32 = 0x10;
+const MSR_ARCH_CAPABILITIES: u32 = 0x10a;
 const MSR_TSC_DEADLINE: u32 = 0x6e0;
 const MSR_MISC_ENABLE: u32 = 0x1a0;
 const MISC_ENABLE_FAST_STRING: u64 = 1;
@@ -197,17 +198,44 @@ impl Vcpu {
 
     /// Makes of a vCPU that has not run one in which `image` can be loaded, or says what this host
     /// lacks for that.
-    pub(crate) fn become_like(&mut self, image: &Image) -> Result<Option<String>, Error> {
+    pub(crate) fn become_like(
+        &mut self,
+        kvm: &Kvm,
+        image: &Image,
+    ) -> Result<Option<String>, Error> {
         if let Some(missing) = cpuid::missing(&image.cpuid, &self.cpuid) {
             return Ok(Some(missing));
+        }
+        // What it says of flaws that the processor lacks decides what the guest's kernel left out.
+        let offered = read_msrs(&self.fd, &[MSR_ARCH_CAPABILITIES])?;
+        let offered = offered.first().map_or(0, |msr| msr.data);
+        let missing = image.state.msr(MSR_ARCH_CAPABILITIES) & !offered;
+        if missing != 0 {
+            return Ok(Some(format!("bits {missing:#x} of ARCH_CAPABILITIES")));
         }
         self.set_cpuid(&image.cpuid)?;
         let khz = self.fd.get_tsc_khz();
         let khz = khz.map_err(Error::kvm("tell the frequency of a TSC"))?;
-        if khz != image.tsc_khz && self.fd.set_tsc_khz(image.tsc_khz).is_err() {
+        // Without scaling KVM takes a higher frequency, and is late. As it does, count 250 ppm as none.
+        let can = khz.abs_diff(image.tsc_khz) <= khz / 4000 || kvm.check_extension(Cap::TscControl);
+        if khz != image.tsc_khz && (!can || self.fd.set_tsc_khz(image.tsc_khz).is_err()) {
             return Ok(Some(format!("a TSC of {} kHz", image.tsc_khz)));
         }
+        self.take_features(kvm, image)?;
         Ok(None)
+    }
+
+    /// Once it has run KVM lets nobody change the MSRs that tell features, not even for a reset.
+    fn take_features(&mut self, kvm: &Kvm, image: &Image) -> Result<(), Error> {
+        if self.initial.is_none() {
+            return Ok(());
+        }
+        let list = kvm.get_msr_feature_index_list();
+        let list = list.map_err(Error::kvm("list its feature MSRs"))?;
+        let is_feature = |msr: &&kvm_msr_entry| list.as_slice().contains(&msr.index);
+        write_changed(&self.fd, image.state.msrs.iter().filter(is_feature))?;
+        self.initial = Some(Box::new(State::save(kvm, &self.fd)?));
+        Ok(())
     }
 
     /// As it was when `image` was saved. `tsc` is the same for all vCPUs.
@@ -215,10 +243,9 @@ impl Vcpu {
         write_msr(&self.fd, MSR_TSC, tsc)?;
         image.state.restore(&self.fd)?;
         // KVM takes a deadline only for a timer in that mode, which the APIC's registers say.
-        let mut msrs = image.state.msrs.iter();
-        match msrs.find(|msr| msr.index == MSR_TSC_DEADLINE && msr.data != 0) {
-            Some(deadline) => write_msr(&self.fd, MSR_TSC_DEADLINE, deadline.data),
-            None => Ok(()),
+        match image.state.msr(MSR_TSC_DEADLINE) {
+            0 => Ok(()),
+            deadline => write_msr(&self.fd, MSR_TSC_DEADLINE, deadline),
         }
     }
 
@@ -524,17 +551,32 @@ impl State {
             .map_err(Error::kvm("reset the run state"))
     }
 
-    /// Writes the MSRs that have changed; KVM reports some that it lets nobody write.
-    fn restore_msrs(&self, fd: &VcpuFd) -> Result<(), Error> {
-        let indices: Vec<u32> = self.msrs.iter().map(|msr| msr.index).collect();
-        let current = read_msrs(fd, &indices)?;
-        for (wanted, now) in self.msrs.iter().zip(&current) {
-            if wanted.index != now.index || wanted.data != now.data {
-                write_msr(fd, wanted.index, wanted.data)?;
-            }
-        }
-        Ok(())
+    /// The value of an MSR, zero if it has none.
+    fn msr(&self, index: u32) -> u64 {
+        let mut msrs = self.msrs.iter();
+        msrs.find(|msr| msr.index == index)
+            .map_or(0, |msr| msr.data)
     }
+
+    fn restore_msrs(&self, fd: &VcpuFd) -> Result<(), Error> {
+        write_changed(fd, self.msrs.iter())
+    }
+}
+
+/// Writes the MSRs that have changed; KVM reports some that it lets nobody write.
+fn write_changed<'a>(
+    fd: &VcpuFd,
+    msrs: impl Iterator<Item = &'a kvm_msr_entry> + Clone,
+) -> Result<(), Error> {
+    let indices: Vec<u32> = msrs.clone().map(|msr| msr.index).collect();
+    let current = read_msrs(fd, &indices)?;
+    for wanted in msrs {
+        let mut same = current.iter().filter(|now| now.index == wanted.index);
+        if same.next().is_none_or(|now| now.data != wanted.data) {
+            write_msr(fd, wanted.index, wanted.data)?;
+        }
+    }
+    Ok(())
 }
 
 /// The MSRs that a reset puts back. The TSC goes on, so that the vCPUs stay in step.

@@ -353,7 +353,7 @@ impl Vm {
             _ => return Err(snapshot.error("it has another disk than its manifest says")),
         }
         for (vcpu, image) in self.vcpus.iter_mut().zip(&machine.vcpus) {
-            if let Some(lack) = vcpu.become_like(image)? {
+            if let Some(lack) = vcpu.become_like(&self.kvm, image)? {
                 return Err(snapshot.error(format!("this host does not offer its guest {lack}")));
             }
         }

@@ -19,7 +19,7 @@ rest() {
 	sleep 2
 }
 
-# touch NAME: has the host map all memory.
+# touch_all NAME: has the host map all memory.
 touch_all() { echo "figure: touch name=$1 $(cat $living/touch)"; }
 
 # In the first round of each, memory and caches get used to it.
