@@ -1243,7 +1243,7 @@ static void run_calls(u64 until)
 	TEST_ASSERT(lives, "No memory");
 
 	while (nr_calls < until) {
-		create_vm(l, old, old && old->profile);
+		create_vm(l, old, old ? old->profile : !nr_vms || one_in(2));
 		if (old) {
 			restore(l, old);
 			heki_vm_free(&old->h);
