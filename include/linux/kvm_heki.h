@@ -63,6 +63,8 @@ struct kvm_heki {
  * @rip:	linear address of the instruction that made it
  * @gdt_stays:	the vCPU is up, and has the last GDT that it may load
  * @tables:	the parts of the descriptor-table registers that SMM has to give back
+ * @cr0:	CR0 as the guest saw it, likewise
+ * @cr4:	CR4 likewise
  * @has_tables:	they are known, as user space loaded no registers since
  * @complete:	KVM's end of a hypercall
  * @has_reset_state: user space loaded the registers of a reset, and the vCPU has not run since
@@ -77,6 +79,8 @@ struct kvm_heki_vcpu {
 	unsigned long rip;
 	bool gdt_stays;
 	u64 tables[KVM_HEKI_NR_TABLES];
+	u64 cr0;
+	u64 cr4;
 	bool has_tables;
 	int (*complete)(struct kvm_vcpu *vcpu);
 	bool has_reset_state;

@@ -951,7 +951,18 @@ void __kvm_heki_enter_smm(struct kvm_vcpu *vcpu)
 
 	for (i = 0; i < KVM_HEKI_NR_TABLES; i++)
 		vcpu->arch.heki.tables[i] = heki_see_table(vcpu, i);
+	vcpu->arch.heki.cr0 = kvm_read_cr0(vcpu);
+	vcpu->arch.heki.cr4 = kvm_read_cr4(vcpu);
 	vcpu->arch.heki.has_tables = true;
+}
+
+/* Hardware has the pinned bits set all the same, which nobody would notice. */
+static bool heki_deny_rsm_cr(struct kvm_vcpu *vcpu, const struct kvm_heki *heki)
+{
+	if (!kvm_heki_pins_apply(vcpu))
+		return false;
+	return __kvm_heki_deny_cr(heki, vcpu, HEKI_REG_CR0, vcpu->arch.heki.cr0, kvm_read_cr0(vcpu)) ||
+	       __kvm_heki_deny_cr(heki, vcpu, HEKI_REG_CR4, vcpu->arch.heki.cr4, kvm_read_cr4(vcpu));
 }
 
 /* The first part that is not what it was. KVM shuts the vCPU down, as for any RSM that fails. */
@@ -962,7 +973,11 @@ bool __kvm_heki_deny_rsm(struct kvm_vcpu *vcpu)
 	int i;
 
 	vcpu->arch.heki.has_tables = false;
-	for (i = 0; heki && known && i < KVM_HEKI_NR_TABLES; i++) {
+	if (!heki || !known)
+		return false;
+	if (heki_deny_rsm_cr(vcpu, heki))
+		return true;
+	for (i = 0; i < KVM_HEKI_NR_TABLES; i++) {
 		if (__kvm_heki_deny_change(heki, vcpu, heki_tables[i].reg, heki_tables[i].index,
 					   vcpu->arch.heki.tables[i], heki_see_table(vcpu, i)))
 			return true;

@@ -1095,6 +1095,8 @@ FIXTURE_VARIANT(rsm) {
 
 #define SAVE_AREA	0xfe00		/* of SMRAM: struct kvm_smram_state_64 */
 #define SAVED_BASE	8		/* of a segment in it */
+#define SAVED_CR4	0x148
+#define SAVED_CR0	0x158
 #define OTHER_LDT	0x28
 
 FIXTURE_VARIANT_ADD(rsm, gdtr) { .reg = HEKI_REG_GDTR, .saved = 0x60 + SAVED_BASE };
@@ -1170,6 +1172,43 @@ HEKI_TEST(rsm, gives_back_pinned_tables)
 	run_smi(_metadata, &self->h, variant->saved, flip);
 	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
+/* Forced in hardware they hold in any case; the change is no less an attack. */
+static void expect_no_other_cr(struct __test_metadata *_metadata, struct heki_vm *h, u32 reg, u64 bit,
+			       u32 saved)
+{
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	if (is_misread(vcpu, reg))
+		SKIP(return, MISREAD);
+	setup_smram(h->vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	set_bits(vcpu, reg, bit);
+	run_smi(_metadata, h, saved, bit);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(0, get_cr(vcpu, reg) & bit);
+
+	set_bits(vcpu, reg, bit);
+	seal_pin(h, reg, bit);
+	run_smi(_metadata, h, saved, 0);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(bit, get_cr(vcpu, reg) & bit);
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_cr));
+	run_smi(_metadata, h, saved, bit);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_cr));
+}
+
+HEKI_TEST(pins, rsm_gives_back_cr0)
+{
+	expect_no_other_cr(_metadata, &self->h, HEKI_REG_CR0, X86_CR0_WP, SAVED_CR0);
+}
+
+HEKI_TEST(pins, rsm_gives_back_cr4)
+{
+	expect_no_other_cr(_metadata, &self->h, HEKI_REG_CR4, X86_CR4_SMEP, SAVED_CR4);
 }
 
 /* Its memory, which nobody else sees, is not the guest kernel's to list. */
