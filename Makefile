@@ -6,7 +6,7 @@ MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
 run := @scripts/
 
-.PHONY: help demo test attack bench check-tools setup source prepare kernel kernel-builtin vmm \
+.PHONY: help demo test test-debug attack bench check-tools setup source prepare kernel kernel-builtin vmm \
 	initrd kunit selftest shell cargo-test apply refresh check-overlay clean distclean
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo 'make test            the whole suite; last line: N passed, N failed, N skipped'
 	@echo
 	@echo 'make attack          every attack on both emulators, and the table of what came of them'
+	@echo 'make test-debug      the suites on a host with KASAN, lockdep, kmemleak and the like (SVM)'
 	@echo 'make bench           what a seal costs: exits, instructions, page tables, memory'
 	@echo
 	@echo 'make check-tools     each tool with its version and how to get it'
@@ -38,8 +39,9 @@ help:
 	@echo 'HEKI_EMULATOR=bochs|qemu|kvm  where to run (default: kvm on a patched host, else bochs)'
 	@echo 'HEKI_CACHE=DIR                downloads and build results (default: ~/.cache/heki)'
 	@echo 'HEKI_JOBS=N                   parallel jobs'
+	@echo 'HEKI_HOST=debug               with shell and selftest: the emulated host of test-debug'
 
-demo test attack bench prepare source apply refresh check-overlay vmm kernel check-tools:
+demo test test-debug attack bench prepare source apply refresh check-overlay vmm kernel check-tools:
 	$(run)$@
 
 setup:

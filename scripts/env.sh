@@ -15,7 +15,9 @@ src_dir=$HEKI_CACHE/src			# Linux as it came
 tree_dir=$HEKI_CACHE/tree		# Linux with the overlay and the patches: what is built
 build_dir=$HEKI_CACHE/build		# its objects, KVM as modules
 builtin_dir=$HEKI_CACHE/build-builtin	# the same with KVM built in
+debug_dir=$HEKI_CACHE/build-debug	# KVM as modules, with all that finds errors
 modules_dir=$HEKI_CACHE/modules		# installed modules
+debug_modules_dir=$HEKI_CACHE/modules-debug
 out_dir=$HEKI_CACHE/out			# initrds, ISO images, the VMM
 log_dir=$HEKI_CACHE/log
 stamp_dir=$HEKI_CACHE/stamp
@@ -36,6 +38,13 @@ lock() {
 note() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# The emulated host runs the kernel of its guests or, with HEKI_HOST=debug, the one that finds errors.
+case ${HEKI_HOST:-} in
+"") host_dir=$build_dir host_modules_dir=$modules_dir host_memory=${HEKI_MEMORY:-1024} host_initrd_suffix= ;;
+debug) host_dir=$debug_dir host_modules_dir=$debug_modules_dir host_memory=${HEKI_MEMORY:-2048} host_initrd_suffix=-debug ;;
+*) die "HEKI_HOST is debug or not set, not $HEKI_HOST" ;;
+esac
 
 # version_ge A B: is version A at least B?
 version_ge() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n1) == "$2" ]]; }
