@@ -213,30 +213,36 @@ impl Policy {
         Ok(policy)
     }
 
-    /// What is held must not rest on what is only learned, and what is required must be held.
-    fn check_learning(&self) -> Result<(), Flaw> {
-        let flaw = |text: &str| Err(Flaw(text.into()));
-        let learns = |action| action == Action::Learn;
+    /// Each class of denials: what it does, its name in the file, and the protections that rest on it.
+    fn classes(&self) -> [(Action, &'static str, u32); 4] {
         let Denials {
             write,
             exec,
             registers,
             patch,
         } = self.denials;
-        if learns(patch) && !learns(write) {
+        let of_registers = HEKI_PROT_CR | HEKI_PROT_MSR | HEKI_PROT_DT;
+        [
+            (write, "write", HEKI_PROT_WRITE),
+            (exec, "exec", HEKI_PROT_EXEC),
+            (registers, "registers", of_registers),
+            (patch, "patch", 0),
+        ]
+    }
+
+    /// What is held must not rest on what is only learned, and what is required must be held.
+    fn check_learning(&self) -> Result<(), Flaw> {
+        let flaw = |text: &str| Err(Flaw(text.into()));
+        let learns = |action| action == Action::Learn;
+        if learns(self.denials.patch) && !learns(self.denials.write) {
             return flaw("denials: patch learns, so write has to");
         }
-        if self.allowed() & HEKI_PROT_EXEC != 0 && self.learns() && !learns(exec) {
+        if self.allowed() & HEKI_PROT_EXEC != 0 && self.learns() && !learns(self.denials.exec) {
             return flaw(
                 "denials: another class learns, so exec has to, or allow must not list it",
             );
         }
-        let registers_learn = HEKI_PROT_CR | HEKI_PROT_MSR | HEKI_PROT_DT;
-        for (action, protections) in [
-            (write, HEKI_PROT_WRITE),
-            (exec, HEKI_PROT_EXEC),
-            (registers, registers_learn),
-        ] {
+        for (action, _, protections) in self.classes() {
             if learns(action) && self.required() & protections != 0 {
                 return flaw("require: lists what denials only learns");
             }
@@ -246,22 +252,11 @@ impl Policy {
 
     /// The classes of denials that are reported and allowed, by their names in the file.
     pub(crate) fn learning(&self) -> Vec<&'static str> {
-        let Denials {
-            write,
-            exec,
-            registers,
-            patch,
-        } = self.denials;
-        [
-            (write, "write"),
-            (exec, "exec"),
-            (registers, "registers"),
-            (patch, "patch"),
-        ]
-        .into_iter()
-        .filter(|&(action, _)| action == Action::Learn)
-        .map(|(_, name)| name)
-        .collect()
+        self.classes()
+            .into_iter()
+            .filter(|&(action, ..)| action == Action::Learn)
+            .map(|(_, name, _)| name)
+            .collect()
     }
 
     fn learns(&self) -> bool {
