@@ -5,15 +5,13 @@
  * Write a number into debugfs/heki_attack/flood: so often a byte of text is
  * written with what it holds. Read what became of it: "denied=N of M".
  *
- * Neighbours: main.c, which makes the file; write.c, tools.c. Locks: flood_lock.
+ * Neighbours: main.c, which makes the file; write.c. Locks: flood_lock.
  */
 #include <linux/fs.h>
-#include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/sched.h>
 #include <linux/seq_file.h>
 #include <linux/uaccess.h>
-#include <linux/vmalloc.h>
 
 #include <asm/trapnr.h>
 
@@ -28,25 +26,23 @@ static int flood(u64 nr)
 {
 	struct attack_report report = {};
 	const u8 *target = find_target(&report);
-	struct page *page;
 	u8 *alias;
 
 	if (nr > MAX_WRITES)
 		return -EINVAL;
 	if (!target)
 		return -ENOENT;
-	page = pfn_to_page(slow_virt_to_phys((void *)target) >> PAGE_SHIFT);
-	alias = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
+	alias = map_writable(target);
 	if (!alias)
 		return -ENOMEM;
 
 	guard(mutex)(&flood_lock);
 	denied = 0;
 	for (tried = 0; tried < nr; tried++) {
-		denied += try_write(alias + offset_in_page(target), *target) == X86_TRAP_GP;
+		denied += try_write(alias, *target) == X86_TRAP_GP;
 		cond_resched();
 	}
-	vunmap(alias);
+	unmap_writable(alias);
 	return 0;
 }
 

@@ -126,6 +126,8 @@ void sleep_exit(void);
 /* write.c */
 void write_through_direct_map(struct attack_report *report, const u8 *target);
 const u8 *find_target(struct attack_report *report);
+u8 *map_writable(const u8 *target);
+void unmap_writable(const u8 *alias);
 void attack_text_direct_map(struct attack_report *report);
 void attack_text_vmap(struct attack_report *report);
 void attack_idt(struct attack_report *report);

@@ -11,7 +11,6 @@
  */
 #include <linux/fs.h>
 #include <linux/kthread.h>
-#include <linux/mm.h>
 #include <linux/mutex.h>
 #include <linux/sched/task.h>
 #include <linux/string.h>
@@ -122,18 +121,16 @@ static int run_write(void)
 {
 	struct attack_report report = {};
 	const u8 *target = find_target(&report);
-	struct page *page;
 	u8 *alias;
 	int ret;
 
 	if (!target)
 		return -ENOENT;
-	page = pfn_to_page(slow_virt_to_phys((void *)target) >> PAGE_SHIFT);
-	alias = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
+	alias = map_writable(target);
 	if (!alias)
 		return -ENOMEM;
-	ret = run_thread(oops_write, alias + offset_in_page(target));
-	vunmap(alias);
+	ret = run_thread(oops_write, alias);
+	unmap_writable(alias);
 	return ret;
 }
 

@@ -151,25 +151,37 @@ void attack_trampoline(struct attack_report *report)
 	attack_say(report, ATTACK_INCONCLUSIVE, "no trampoline found");
 }
 
+/* A writable mapping of the page of target, and in it the same byte; NULL without memory. */
+u8 *map_writable(const u8 *target)
+{
+	struct page *page = pfn_to_page(slow_virt_to_phys((void *)target) >> PAGE_SHIFT);
+	u8 *alias = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
+
+	return alias ? alias + offset_in_page(target) : NULL;
+}
+
+void unmap_writable(const u8 *alias)
+{
+	vunmap(alias - offset_in_page(alias));
+}
+
 void attack_text_vmap(struct attack_report *report)
 {
 	const u8 *target = find_target(report);
-	struct page *page;
 	unsigned long flags;
 	u8 *alias;
 
 	if (!target)
 		return;
-	page = pfn_to_page(slow_virt_to_phys((void *)target) >> PAGE_SHIFT);
-	alias = vmap(&page, 1, VM_MAP, PAGE_KERNEL);
+	alias = map_writable(target);
 	if (!alias) {
 		attack_say(report, ATTACK_INCONCLUSIVE, "no memory");
 		return;
 	}
 	local_irq_save(flags);
-	write_through(report, alias + offset_in_page(target), target);
+	write_through(report, alias, target);
 	local_irq_restore(flags);
-	vunmap(alias);
+	unmap_writable(alias);
 }
 
 /* Fills table with writable 4 KiB entries for what the large entry maps. */
