@@ -476,8 +476,8 @@ HEKI_TEST(attack, patches_text_that_no_rule_lists)
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_patch));
 	EXPECT_EQ(learns, vcpu_get_stat(vcpu, heki_patched));
 
-	/* A stale one, too; by then it holds the jump, or never did. */
-	len = put_patch(h, va, nop5, jump5);
+	/* A stale one, too: text that learned holds the jump by now, other still the NOP. */
+	len = put_patch(h, va, learns ? nop5 : jump5, jump5);
 	EXPECT_EQ(learns ? 0 : -KVM_EPERM,
 		  attack(vcpu, learns, 1, HEKI_CLASS_PATCH, guest_hypercall, HEKI_OP_PATCH,
 			 HEKI_REQUEST_GPA, len));
