@@ -178,6 +178,7 @@ int heki_glue_read_guest(struct kvm_vcpu *vcpu, u64 gpa, void *data, u32 len);
 int heki_glue_write_guest(struct kvm_vcpu *vcpu, u64 gpa, const void *data, u32 len);
 u64 heki_glue_read_cr(struct kvm_vcpu *vcpu, u32 reg);
 bool heki_glue_see_register(struct kvm_vcpu *vcpu, u32 reg, u32 index, u64 *bits, u64 *value);
+bool heki_glue_is_up(struct kvm_vcpu *vcpu);
 struct kvm *heki_glue_lock_slots(struct kvm_vcpu *vcpu);
 void heki_glue_unlock_slots(struct kvm_vcpu *vcpu);
 bool heki_glue_is_memory(struct kvm *kvm, u64 gfn, u64 nr_pages);

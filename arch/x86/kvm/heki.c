@@ -225,31 +225,6 @@ static int heki_device_set_profile(struct kvm *kvm, const void __user *user)
 	return __kvm_heki_set_profile(kvm->arch.heki, kvm, data, len);
 }
 
-/* For the operator: nobody is to learn by accident. */
-static void heki_warn_of_learning(const struct kvm_heki *heki)
-{
-	static const char * const words[] = {
-		[HEKI_CLASS_WRITE] = " write",
-		[HEKI_CLASS_EXEC] = " exec",
-		[HEKI_CLASS_REGISTER] = " registers",
-		[HEKI_CLASS_PATCH] = " patch",
-	};
-	const char *learns[HEKI_CLASS_COUNT];
-	bool any = false;
-	u32 i;
-
-	static_assert(ARRAY_SIZE(words) == HEKI_CLASS_COUNT);
-	for (i = 0; i < HEKI_CLASS_COUNT; i++) {
-		bool learn = heki->action[i] == HEKI_ACTION_LEARN;
-
-		learns[i] = learn ? words[i] : "";
-		any |= learn;
-	}
-	if (any)
-		pr_warn_ratelimited("VM of process %d: LEARNING:%s%s%s%s: denials will be reported and allowed\n",
-				    current->tgid, learns[0], learns[1], learns[2], learns[3]);
-}
-
 /* Once, and before there is a vCPU that could have seen another policy. */
 static int heki_device_set_policy(struct kvm *kvm, const void __user *user)
 {
@@ -272,7 +247,6 @@ static int heki_device_set_policy(struct kvm *kvm, const void __user *user)
 	heki->action[HEKI_CLASS_EXEC] = policy.exec;
 	heki->action[HEKI_CLASS_REGISTER] = policy.reg;
 	heki->action[HEKI_CLASS_PATCH] = policy.patch;
-	heki_warn_of_learning(heki);
 	return 0;
 }
 
@@ -870,15 +844,6 @@ void kvm_heki_set_dt_exits(bool has)
 }
 EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_heki_set_dt_exits);
 
-/* INIT leaves TR null, which LTR cannot: a kernel loads it once on each CPU. */
-static bool heki_has_tr(struct kvm_vcpu *vcpu)
-{
-	struct kvm_segment tr;
-
-	kvm_get_segment(vcpu, &tr, VCPU_SREG_TR);
-	return tr.selector & ~SEGMENT_RPL_MASK;
-}
-
 static bool heki_deny_table(struct kvm_vcpu *vcpu, u32 reg, const struct desc_ptr *dt)
 {
 	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
@@ -897,7 +862,7 @@ bool __kvm_heki_deny_gdt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt)
 {
 	bool stays = vcpu->arch.heki.gdt_stays;
 
-	vcpu->arch.heki.gdt_stays = heki_has_tr(vcpu);
+	vcpu->arch.heki.gdt_stays = heki_glue_is_up(vcpu);
 	return stays && vcpu->arch.heki.gdt_stays && heki_deny_table(vcpu, HEKI_REG_GDTR, dt);
 }
 
@@ -911,7 +876,7 @@ bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_s
 
 	if (desc->g)
 		limit = limit << PAGE_SHIFT | ~PAGE_MASK;
-	return heki_has_tr(vcpu) &&
+	return heki_glue_is_up(vcpu) &&
 	       (__kvm_heki_deny_load(heki, vcpu, HEKI_REG_TR, 0, base) ||
 		__kvm_heki_deny_load(heki, vcpu, HEKI_REG_TR, 1, limit) ||
 		__kvm_heki_deny_load(heki, vcpu, HEKI_REG_TR, 2, selector));
@@ -995,15 +960,18 @@ void kvm_heki_reload(struct kvm_vcpu *vcpu)
 	/* An unpaged vCPU moves to the root that fits the allow-list. */
 	kvm_mmu_reset_context(vcpu);
 
-	/* Writes of a pinned MSR exit, of others as before. */
-	kvm_x86_call(recalc_intercepts)(vcpu);
-	vcpu->arch.heki.gdt_stays = heki_has_tr(vcpu);
-
-	/* The nested exit reloads both registers. What the CPU writes for L2 is mapped anew. */
+	/*
+	 * The nested exit reloads CR0 and CR4, and a VM with guests of its own has no other
+	 * pins. What the CPU writes for L2 is mapped anew.
+	 */
 	if (is_guest_mode(vcpu)) {
 		kvm_make_request(KVM_REQ_GET_NESTED_STATE_PAGES, vcpu);
 		return;
 	}
+
+	/* Writes of a pinned MSR exit, of others as before. */
+	kvm_x86_call(recalc_intercepts)(vcpu);
+	vcpu->arch.heki.gdt_stays = heki_glue_is_up(vcpu);
 	kvm_x86_call(set_cr0)(vcpu, kvm_read_cr0(vcpu));
 	kvm_x86_call(set_cr4)(vcpu, kvm_read_cr4(vcpu));
 }
@@ -1065,6 +1033,15 @@ bool heki_glue_see_register(struct kvm_vcpu *vcpu, u32 reg, u32 index, u64 *bits
 		*bits = heki_msr_bits(vcpu, index);
 		return !__kvm_emulate_msr_read(vcpu, index, value);
 	}
+}
+
+/* INIT leaves TR null, which LTR cannot: a kernel loads it once on each CPU. */
+bool heki_glue_is_up(struct kvm_vcpu *vcpu)
+{
+	struct kvm_segment tr;
+
+	kvm_get_segment(vcpu, &tr, VCPU_SREG_TR);
+	return tr.selector & ~SEGMENT_RPL_MASK;
 }
 
 u64 heki_glue_read_cr(struct kvm_vcpu *vcpu, u32 reg)

@@ -127,9 +127,8 @@ impl<'a> Vcpu<'a> {
     /// Whether it has loaded TR, which INIT leaves null and LTR cannot: a kernel does so once on each
     /// CPU.
     pub(crate) fn is_up(&self) -> bool {
-        const RPL: u64 = 3;
-        let tr = self.see(bindings::HEKI_REG_TR, 2);
-        tr.is_some_and(|tr| tr.value & !RPL != 0)
+        // SAFETY: the vCPU is valid and loaded by the type invariants.
+        unsafe { bindings::heki_glue_is_up(self.vcpu) }
     }
 
     /// Whether XCR0 and MSRs can be held for this VM: not if a vCPU has VMX or SVM, whose loads of

@@ -524,11 +524,6 @@ impl Register {
     pub const fn settable(&self) -> u64 {
         self.pinnable() | self.bits(Covered) | self.bits(Free)
     }
-
-    /// The bits that are decided.
-    pub const fn decided(&self) -> u64 {
-        self.settable() | self.bits(Refused)
-    }
 }
 
 /// The row of a register.
