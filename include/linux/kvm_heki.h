@@ -59,6 +59,8 @@ struct kvm_heki {
  * struct kvm_heki_vcpu - what a vCPU has to tell user space, and how far it is up
  * @denial:	the denial that exits next, none if its kind is zero
  * @gpa:	address of the access that is judged right now
+ * @gva:	the guest's own address of it
+ * @has_gva:	that is known: hardware does not always say
  * @request:	Rust's copy of the request that user space is asked about
  * @rip:	linear address of the instruction that made it
  * @gdt_stays:	the vCPU is up, and has the last GDT that it may load
@@ -75,6 +77,8 @@ struct kvm_heki {
 struct kvm_heki_vcpu {
 	struct heki_exit denial;
 	u64 gpa;
+	u64 gva;
+	bool has_gva;
 	void *request;
 	unsigned long rip;
 	bool gdt_stays;
@@ -205,7 +209,7 @@ int heki_glue_pid(struct kvm_vcpu *vcpu);
 /* The same: arch/x86/kvm/heki_exit.c. */
 void heki_glue_ask(struct kvm_vcpu *vcpu, void *request, const struct heki_exit *asked);
 void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va, u32 reg,
-			   u32 index, u64 bits, bool learned);
+			   u32 index, u64 bits, u64 value, bool learned);
 
 /* The same: arch/x86/kvm/heki_text.c. */
 int heki_glue_read_memory(struct kvm *kvm, u64 gpa, void *data, u32 len);

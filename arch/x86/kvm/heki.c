@@ -740,7 +740,7 @@ int __kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fault *fault)
 }
 
 /* The emulator acts for the guest: it may do what the guest's own access may. */
-bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
+bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gva_t gva, gpa_t gpa, u32 access,
 			      struct x86_exception *exception)
 {
 	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
@@ -753,7 +753,11 @@ bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
 		return false;
 
 	vcpu->arch.heki.gpa = gpa;
-	if (!__kvm_heki_deny_access(heki, vcpu, gpa_to_gfn(gpa), access))
+	vcpu->arch.heki.gva = gva;
+	vcpu->arch.heki.has_gva = true;
+	denied = __kvm_heki_deny_access(heki, vcpu, gpa_to_gfn(gpa), access);
+	vcpu->arch.heki.has_gva = false;
+	if (!denied)
 		return false;
 	if (!is_paging(vcpu))
 		kvm_make_request(KVM_REQ_TRIPLE_FAULT, vcpu);
@@ -779,7 +783,7 @@ bool __kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, unsigned int by
 		/* The write itself meets this fault. */
 		if (gpa == INVALID_GPA)
 			return false;
-		if (__kvm_heki_deny_emulated(vcpu, gpa, KVM_HEKI_ACCESS_WRITE, exception))
+		if (__kvm_heki_deny_emulated(vcpu, gva, gpa, KVM_HEKI_ACCESS_WRITE, exception))
 			return true;
 	}
 	return false;

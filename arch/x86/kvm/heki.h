@@ -62,7 +62,7 @@ bool __kvm_heki_deny_gdt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
 bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_struct *desc,
 			u32 base3);
 void kvm_heki_set_dt_exits(bool has);
-bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gpa_t gpa, u32 access,
+bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gva_t gva, gpa_t gpa, u32 access,
 			      struct x86_exception *exception);
 bool __kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, unsigned int bytes, u64 pferr,
 			       struct x86_exception *exception);
@@ -187,11 +187,11 @@ static inline int kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fa
 	return kvm_heki_sealed(vcpu->kvm) ? __kvm_heki_check_fault(vcpu, fault) : 0;
 }
 
-static inline bool kvm_heki_deny_write(struct kvm_vcpu *vcpu, gpa_t gpa,
+static inline bool kvm_heki_deny_write(struct kvm_vcpu *vcpu, gva_t gva, gpa_t gpa,
 				       struct x86_exception *exception)
 {
 	return kvm_heki_sealed(vcpu->kvm) &&
-	       __kvm_heki_deny_emulated(vcpu, gpa, KVM_HEKI_ACCESS_WRITE, exception);
+	       __kvm_heki_deny_emulated(vcpu, gva, gpa, KVM_HEKI_ACCESS_WRITE, exception);
 }
 
 /* Descriptors, and what the emulator stores without MMIO: in one page or two. */
@@ -202,11 +202,11 @@ static inline bool kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, uns
 	       __kvm_heki_deny_write_std(vcpu, gva, bytes, pferr, exception);
 }
 
-static inline bool kvm_heki_deny_fetch(struct kvm_vcpu *vcpu, gpa_t gpa, u64 pferr,
+static inline bool kvm_heki_deny_fetch(struct kvm_vcpu *vcpu, gva_t gva, gpa_t gpa, u64 pferr,
 				       struct x86_exception *exception)
 {
 	return !(pferr & PFERR_USER_MASK) && kvm_heki_sealed(vcpu->kvm) &&
-	       __kvm_heki_deny_emulated(vcpu, gpa, KVM_HEKI_ACCESS_FETCH, exception);
+	       __kvm_heki_deny_emulated(vcpu, gva, gpa, KVM_HEKI_ACCESS_FETCH, exception);
 }
 
 /* Are denials of this class reported and allowed? Set before the first vCPU. */
@@ -404,7 +404,7 @@ static inline int kvm_heki_check_fault(struct kvm_vcpu *vcpu, struct kvm_page_fa
 	return 0;
 }
 
-static inline bool kvm_heki_deny_write(struct kvm_vcpu *vcpu, gpa_t gpa,
+static inline bool kvm_heki_deny_write(struct kvm_vcpu *vcpu, gva_t gva, gpa_t gpa,
 				       struct x86_exception *exception)
 {
 	return false;
@@ -416,7 +416,7 @@ static inline bool kvm_heki_deny_write_std(struct kvm_vcpu *vcpu, gva_t gva, uns
 	return false;
 }
 
-static inline bool kvm_heki_deny_fetch(struct kvm_vcpu *vcpu, gpa_t gpa, u64 pferr,
+static inline bool kvm_heki_deny_fetch(struct kvm_vcpu *vcpu, gva_t gva, gpa_t gpa, u64 pferr,
 				       struct x86_exception *exception)
 {
 	return false;

@@ -124,19 +124,24 @@ static void heki_pause(struct kvm *kvm)
 }
 
 static void heki_describe_denial(struct kvm_vcpu *vcpu, struct heki_exit *exit, u64 va,
-				 u32 reg, u32 index, u64 bits)
+				 u32 reg, u32 index, u64 bits, u64 value)
 {
 	switch (exit->denied) {
 	case HEKI_CLASS_WRITE:
 	case HEKI_CLASS_EXEC:
 		exit->flags |= HEKI_EXIT_HAS_GPA;
 		exit->gpa = vcpu->arch.heki.gpa;
+		if (vcpu->arch.heki.has_gva) {
+			exit->flags |= HEKI_EXIT_HAS_VA;
+			exit->va = vcpu->arch.heki.gva;
+		}
 		break;
 	case HEKI_CLASS_REGISTER:
 		exit->flags |= HEKI_EXIT_HAS_REG;
 		exit->reg = reg;
 		exit->index = index;
 		exit->bits = bits;
+		exit->value = value;
 		break;
 	case HEKI_CLASS_PATCH:
 		exit->flags |= HEKI_EXIT_HAS_VA;
@@ -148,7 +153,7 @@ static void heki_describe_denial(struct kvm_vcpu *vcpu, struct heki_exit *exit, 
 
 /* For the Rust floor. */
 void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va, u32 reg,
-			   u32 index, u64 bits, bool learned)
+			   u32 index, u64 bits, u64 value, bool learned)
 {
 	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
 	struct heki_exit *denial = &vcpu->arch.heki.denial;
@@ -170,7 +175,7 @@ void heki_glue_tell_denial(struct kvm_vcpu *vcpu, u32 denied, u32 reason, u64 va
 			.denied = denied,
 			.reason = reason,
 		};
-		heki_describe_denial(vcpu, denial, va, reg, index, bits);
+		heki_describe_denial(vcpu, denial, va, reg, index, bits, value);
 	}
 	if (pauses) {
 		denial->flags |= HEKI_EXIT_IS_PAUSE;

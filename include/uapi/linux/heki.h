@@ -592,7 +592,7 @@ struct heki_policy {
 /* Flags of KVM_EXIT_HEKI: which fields of a denial mean something. */
 #define HEKI_EXIT_HAS_GPA		(1 << 0)
 #define HEKI_EXIT_HAS_VA		(1 << 1)
-#define HEKI_EXIT_HAS_REG		(1 << 2)	/* @reg and @bits */
+#define HEKI_EXIT_HAS_REG		(1 << 2)	/* @reg, @index, @bits and @value */
 #define HEKI_EXIT_IS_PAUSE		(1 << 3)	/* this denial paused the VM */
 #define HEKI_EXIT_IS_LEARNED		(1 << 4)	/* it only would have been one: it happens */
 
@@ -627,13 +627,15 @@ struct heki_policy {
  * @denied:	denial: HEKI_CLASS_*
  * @reason:	denial: HEKI_REASON_*
  * @gpa:	denial: guest physical address of an access; KEXEC: of the part
- * @va:		denial: guest virtual address of an instruction or page that was to change
+ * @va:		denial: guest virtual address of the access, as far as hardware says,
+ *		or of an instruction or page that was to change
  * @bits:	denial: what is pinned and would have changed
  * @reg:	denial: HEKI_REG_*
  * @index:	denial: number of the MSR, part of a descriptor-table register, or zero
  * @kexec_flags: KEXEC: HEKI_KEXEC_*
  * @kexec_len:	KEXEC: length of the part in bytes
  * @offset:	KEXEC: where the part lies in the kernel's file
+ * @value:	denial: what the register would hold, zero of a task switch
  *
  * The host works on a copy of a request that it made before the exit. What is
  * written here, but for @answer, has no effect.
@@ -661,6 +663,7 @@ struct heki_exit {
 	__u32 kexec_flags;
 	__u32 kexec_len;
 	__u64 offset;
+	__u64 value;
 };
 
 #endif /* _UAPI_LINUX_HEKI_H */

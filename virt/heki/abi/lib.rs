@@ -746,7 +746,8 @@ pub struct Exit {
     pub reason: u32,
     /// Denial: guest physical address of an access; KEXEC: of the part.
     pub gpa: u64,
-    /// Denial: guest virtual address of an instruction or page that was to change.
+    /// Denial: guest virtual address of the access, as far as hardware says, or of an instruction or page that was
+    /// to change.
     pub va: u64,
     /// Denial: what is pinned and would have changed.
     pub bits: u64,
@@ -760,6 +761,8 @@ pub struct Exit {
     pub kexec_len: u32,
     /// KEXEC: where the part lies in the kernel's file.
     pub offset: u64,
+    /// Denial: what the register would hold, zero of a task switch.
+    pub value: u64,
 }
 
 const _: () = assert!(size_of::<Query>() == 56);

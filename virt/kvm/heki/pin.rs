@@ -39,7 +39,7 @@ pub(crate) fn denies(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, old: u64, new: u64) -> 
     let Some(seal) = vm.seal(vcpu.reader()) else {
         return false;
     };
-    report(vm, vcpu, reg, 0, seal.pins.denied(reg, old, new))
+    report(vm, vcpu, reg, 0, seal.pins.denied(reg, old, new), new)
 }
 
 /// Whether the guest may not load `new` into XCR0 or an MSR; reports if so.
@@ -54,7 +54,7 @@ pub(crate) fn denies_load(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32, new: u
         held.value
     };
     let up = held.scope() == Scope::Start && vcpu.is_up();
-    report(vm, vcpu, reg, index, held.denied(current, new, up))
+    report(vm, vcpu, reg, index, held.denied(current, new, up), new)
 }
 
 /// Whether nothing may change a register other than CR0 and CR4 from the first to the second value;
@@ -67,7 +67,7 @@ pub(crate) fn denies_change(
     (old, new): (u64, u64),
 ) -> bool {
     let held = vm.seal(vcpu.reader()).and_then(|seal| seal.held(reg, index));
-    report(vm, vcpu, reg, index, held.map_or(0, |held| (old ^ new) & held.mask))
+    report(vm, vcpu, reg, index, held.map_or(0, |held| (old ^ new) & held.mask), new)
 }
 
 /// Whether the guest may not switch tasks, which loads LDTR and TR from memory; reports if so.
@@ -86,11 +86,11 @@ pub(crate) fn denies_task_switch(vm: &Vm, vcpu: &Vcpu<'_>) -> bool {
     loaded
         .into_iter()
         .find_map(|(reg, index)| seal.held(reg, index))
-        .is_some_and(|held| report(vm, vcpu, held.reg, held.index, held.mask))
+        .is_some_and(|held| report(vm, vcpu, held.reg, held.index, held.mask, 0))
 }
 
-fn report(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32, bits: u64) -> bool {
-    bits != 0 && verdict::denies(vm, vcpu, &Verdict::pinned(reg, index, bits))
+fn report(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32, bits: u64, value: u64) -> bool {
+    bits != 0 && verdict::denies(vm, vcpu, &Verdict::pinned(reg, index, bits, value))
 }
 
 /// What `request` wants held by value, with the values of the vCPU that asks.

@@ -171,10 +171,16 @@ fn report(vcpu: &Vcpu<'_>, denial: &Verdict, learned: bool) {
     let event = match denial.victim {
         Victim::Gfn(gfn) => Denied { gfn, ..event },
         Victim::Text(va) => Denied { va, ..event },
-        Victim::Register { reg, index, bits } => Denied {
+        Victim::Register {
             reg,
             index,
             bits,
+            value,
+        } => Denied {
+            reg,
+            index,
+            bits,
+            value,
             ..event
         },
     };
@@ -211,7 +217,9 @@ fn log_denial(pid: i32, denial: &Verdict, learned: bool) {
         Victim::Text(va) => {
             pr_info!("heki: VM of process {pid}: {denied} {access} of text {va:#x}: {reason}\n")
         }
-        Victim::Register { reg, index, bits } => match reg {
+        Victim::Register {
+            reg, index, bits, ..
+        } => match reg {
             abi::HEKI_REG_MSR => pr_info!(
                 "heki: VM of process {pid}: {denied} changing bits {bits:#x} of MSR {index:#x}: {reason}\n"
             ),

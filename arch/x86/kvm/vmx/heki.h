@@ -46,7 +46,18 @@ static inline unsigned long vmx_heki_cr4_on(struct kvm_vcpu *vcpu)
 		set_cr4_guest_host_mask(to_vmx(vcpu));
 	return kvm_heki_cr4_on(vcpu);
 }
+
+/* The address behind an EPT violation, for whoever is told of a denial. */
+static inline void vmx_heki_note_gva(struct kvm_vcpu *vcpu, unsigned long exit_qualification)
+{
+	if (!kvm_heki_opted_in(vcpu->kvm))
+		return;
+	vcpu->arch.heki.has_gva = exit_qualification & EPT_VIOLATION_GVA_IS_VALID;
+	if (vcpu->arch.heki.has_gva)
+		vcpu->arch.heki.gva = vmcs_readl(GUEST_LINEAR_ADDRESS);
+}
 #else
+static inline void vmx_heki_note_gva(struct kvm_vcpu *vcpu, unsigned long exit_qualification) { }
 static inline unsigned long vmx_heki_cr0_on(struct kvm_vcpu *vcpu) { return 0; }
 static inline unsigned long vmx_heki_cr4_on(struct kvm_vcpu *vcpu) { return 0; }
 #endif

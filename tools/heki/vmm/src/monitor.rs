@@ -139,6 +139,8 @@ enum Event {
         index: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         bits: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        value: Option<String>,
         stop: bool,
         /// It happened all the same.
         #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -311,6 +313,7 @@ fn denial(exit: &Exit, stop: bool) -> Event {
         register: known(HEKI_EXIT_HAS_REG).then_some(exit.reg),
         index: known(HEKI_EXIT_HAS_REG).then(|| hex(exit.index.into())),
         bits: known(HEKI_EXIT_HAS_REG).then(|| hex(exit.bits)),
+        value: known(HEKI_EXIT_HAS_REG).then(|| hex(exit.value)),
         stop,
         learned: known(HEKI_EXIT_IS_LEARNED),
     }
@@ -452,6 +455,7 @@ mod tests {
             denied: HEKI_CLASS_REGISTER,
             reason: heki_abi::HEKI_REASON_PINNED,
             bits: 1 << 16,
+            value: 0x8000_0033,
             ..Exit::default()
         };
         let next = decide(&Policy::default(), &exit);
@@ -459,7 +463,8 @@ mod tests {
         assert_eq!(
             line(&exit, next),
             "{\"event\":\"denial\",\"vcpu\":0,\"cpl\":0,\"rip\":\"0x0\",\"class\":\"registers\",\
-             \"reason\":\"pinned\",\"register\":0,\"index\":\"0x0\",\"bits\":\"0x10000\",\"stop\":false}\n"
+             \"reason\":\"pinned\",\"register\":0,\"index\":\"0x0\",\"bits\":\"0x10000\",\
+             \"value\":\"0x80000033\",\"stop\":false}\n"
         );
         let exit = Exit {
             flags: HEKI_EXIT_HAS_GPA | HEKI_EXIT_IS_PAUSE,

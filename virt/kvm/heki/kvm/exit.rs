@@ -48,6 +48,7 @@ impl Vcpu<'_> {
                 denied.reg,
                 denied.index,
                 denied.bits,
+                denied.value,
                 denied.learned,
             )
         }

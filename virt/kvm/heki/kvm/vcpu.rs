@@ -245,6 +245,8 @@ pub(crate) struct Denied {
     pub(crate) index: u32,
     /// The bits of the register.
     pub(crate) bits: u64,
+    /// What it would hold. Not in the trace.
+    pub(crate) value: u64,
     /// `KVM_HEKI_REASON_*`.
     pub(crate) reason: u32,
     /// Whether it only would have been a denial.

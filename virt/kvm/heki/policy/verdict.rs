@@ -80,6 +80,8 @@ pub enum Victim {
         index: u32,
         /// The pinned bits that would have changed.
         bits: u64,
+        /// What the register would hold, zero where memory would have said that.
+        value: u64,
     },
     /// An address in text, or of what is to be text.
     Text(u64),
@@ -108,10 +110,15 @@ impl Verdict {
     }
 
     /// The denial of a write that would change the pinned `bits` of register `reg` (`HEKI_REG_*`);
-    /// `index` is the number of an MSR, else 0.
-    pub const fn pinned(reg: u32, index: u32, bits: u64) -> Self {
+    /// `index` is the number of an MSR, else 0; `value` is what it would hold.
+    pub const fn pinned(reg: u32, index: u32, bits: u64, value: u64) -> Self {
         Self {
-            victim: Victim::Register { reg, index, bits },
+            victim: Victim::Register {
+                reg,
+                index,
+                bits,
+                value,
+            },
             access: Access::Register,
             reason: Reason::Pinned,
         }

@@ -72,11 +72,12 @@ fn unlisted_memory_is_not_run_in_supervisor_mode() {
 
 #[test]
 fn a_pin_names_its_register_and_bits() {
-    let denied = Verdict::pinned(4, 0, 1 << 20);
+    let denied = Verdict::pinned(4, 0, 1 << 20, 0x6f0);
     let victim = Victim::Register {
         reg: 4,
         index: 0,
         bits: 1 << 20,
+        value: 0x6f0,
     };
     assert_eq!(denied.victim, victim);
     assert_eq!((denied.access, denied.reason), (Register, Pinned));
