@@ -85,7 +85,7 @@ const ROWS: [Row; 30] = [
     msr(0x1a0, 1 | 1 << 22 | 1 << 34, "MISC_ENABLE"),
     msr(0x3a, !0, "FEATURE_CONTROL"),
     msr(XSS, !0, "XSS"),
-    msr(0x6a2, !0, "S_CET"),
+    S_CET,
     msr(PL0_SSP, !0, "PL0_SSP"),
     msr(0x6a5, !0, "PL1_SSP"),
     msr(PL2_SSP, !0, "PL2_SSP"),
@@ -95,6 +95,9 @@ const ROWS: [Row; 30] = [
     msr(0xc001_0114, !0, "VM_CR"),
 ];
 
+const S_CET: Row = msr(0x6a2, !0, "S_CET");
+/// Supervisor shadow stacks.
+const S_CET_SH_STK_EN: u64 = 1;
 /// A process with modify_ldt() switches between null and `GDT_ENTRY_LDT`.
 const LDTR: u64 = if cfg!(CONFIG_MODIFY_LDT_SYSCALL) {
     0xffff & !(10 << 3)
@@ -140,6 +143,8 @@ pub(crate) enum Fate {
     Unable,
     /// The CPUs do not agree on its value.
     Differs,
+    /// No pin is needed: another keeps the CPU from using it.
+    Unused,
 }
 
 impl Row {
@@ -152,8 +157,15 @@ impl Row {
             true => hypercall::query_pin(self.reg, self.index).unwrap_or(0) & self.mask,
             false => 0,
         };
-        if mask == 0 || (self.is_ssp() && !xrstors_leaves_ssp()) {
+        if mask == 0 {
             return Fate::Unable;
+        }
+        if self.is_ssp() && !xrstors_leaves_ssp() {
+            return if shadow_stacks_stay_off() {
+                Fate::Unused
+            } else {
+                Fate::Unable
+            };
         }
         let own = self.per_cpu && value & mask != 0;
         if !own && !ffi::same_everywhere(self.reg, self.index, mask, value) {
@@ -178,6 +190,12 @@ impl Row {
 /// Whether XSS, which is pinned, keeps XRSTORS from the shadow stack pointers.
 fn xrstors_leaves_ssp() -> bool {
     ffi::read_register(abi::HEKI_REG_MSR, XSS).is_some_and(|xss| xss & XSS_CET_S == 0)
+}
+
+/// Whether a pin of S_CET can keep supervisor shadow stacks off, whose pointers mean nothing then.
+fn shadow_stacks_stay_off() -> bool {
+    let off = ffi::read_register(S_CET.reg, S_CET.index).is_some_and(|s_cet| s_cet & S_CET_SH_STK_EN == 0);
+    off && matches!(S_CET.fate(true), Fate::Pinned(mask) if mask & S_CET_SH_STK_EN != 0)
 }
 
 /// The registers of this CPU and what the host can pin in them.
@@ -216,7 +234,7 @@ impl Registers {
     pub(crate) fn all_kept(&self, prot: u32) -> bool {
         self.rows()
             .filter(|(row, _)| row.protection() == prot)
-            .all(|(_, fate)| matches!(fate, Fate::Pinned(_) | Fate::Absent))
+            .all(|(_, fate)| matches!(fate, Fate::Pinned(_) | Fate::Absent | Fate::Unused))
     }
 
     /// The name of a register that keeps its value, and the bits that are pinned, if any.

@@ -179,6 +179,7 @@ fn rows(registers: &Registers) {
             Fate::Pinned(_) => pr_warn!("{}: not held: the host does not confirm it\n", row.name),
             Fate::Unable => pr_warn!("{}: not held: the host cannot\n", row.name),
             Fate::Differs => pr_warn!("{}: not held: the CPUs do not agree on it\n", row.name),
+            Fate::Unused => pr_info!("{}: not needed: S_CET keeps supervisor shadow stacks off\n", row.name),
             Fate::Absent => pr_info!("{}: not held: this CPU does not have it\n", row.name),
         }
     }

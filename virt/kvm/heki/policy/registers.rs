@@ -314,7 +314,7 @@ const WHOLE_SSP: &[Field] = &[field(
     "all",
     ALL,
     Keep,
-    "needs a pin of XSS with CET_S clear. Not for a kernel that uses supervisor shadow stacks",
+    "needs a pin of XSS with CET_S clear; not needed where S_CET is pinned with SH_STK_EN clear. Not for a kernel that uses supervisor shadow stacks",
 )];
 const WHOLE_SSP_TABLE: &[Field] = &[field(
     "all",
