@@ -856,9 +856,10 @@ static bool heki_deny_table(struct kvm_vcpu *vcpu, u32 reg, const struct desc_pt
 	       __kvm_heki_deny_load(heki, vcpu, reg, 1, dt->size);
 }
 
+/* A table without a gate delivers nothing: the way to a triple fault, by which Linux may reset. */
 bool __kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt)
 {
-	return heki_deny_table(vcpu, HEKI_REG_IDTR, dt);
+	return dt->size && heki_deny_table(vcpu, HEKI_REG_IDTR, dt);
 }
 
 /* While a CPU comes up it loads any GDT, after TR one more, which stays. */
@@ -960,6 +961,12 @@ void kvm_heki_reload(struct kvm_vcpu *vcpu)
 	vcpu->arch.heki.has_reset_state = false;
 	if (vcpu->arch.heki.is_reset)
 		kvm_heki_reset_by_vcpus(vcpu);
+
+	/* A change of text may have begun before there was this vCPU to be kept out. */
+	if (vcpu->arch.last_vmentry_cpu == -1) {
+		heki_glue_lock_slots(vcpu);
+		heki_glue_unlock_slots(vcpu);
+	}
 
 	/* An unpaged vCPU moves to the root that fits the allow-list. */
 	kvm_mmu_reset_context(vcpu);

@@ -78,8 +78,7 @@ void __kvm_heki_set_sregs(struct kvm_vcpu *vcpu, const struct kvm_sregs *sregs)
 	vcpu->arch.heki.has_tables = false;
 	vcpu->arch.heki.has_reset_state = heki_reset_by_vcpus && irqchip_in_kernel(vcpu->kvm) &&
 					  heki_is_reset_state(sregs);
-	if (vcpu->arch.heki.has_reset_state)
-		kvm_make_request(KVM_REQ_HEKI, vcpu);
+	kvm_make_request(KVM_REQ_HEKI, vcpu);
 }
 
 /* QEMU does this after the registers of a reset or of a migration, never else. */

@@ -61,7 +61,8 @@ void heki_glue_write_page(struct page *page, u32 offset, const void *data, u32 l
 
 /*
  * From when this returns to heki_glue_let_vcpus_in(), no vCPU runs guest code:
- * the request stays pending, and no vCPU enters the guest with one.
+ * the request stays pending, and no vCPU enters the guest with one. A vCPU that is
+ * created meanwhile waits in kvm_heki_reload().
  */
 void heki_glue_keep_vcpus_out(struct kvm *kvm)
 {

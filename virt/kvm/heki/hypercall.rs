@@ -278,19 +278,19 @@ pub(crate) fn available(exec: bool, msr: bool, dt: bool) -> u32 {
     available
 }
 
-/// The protections (`HEKI_PROT_*`) that a seal holds.
-fn held(seal: &Seal) -> u32 {
+/// The protections (`HEKI_PROT_*`) that a seal holds. A vCPU that came later may have VMX or SVM.
+fn held(seal: &Seal, vcpu: &Vcpu<'_>) -> u32 {
     let mut held = 0;
     if seal.regions.iter().any(|region| !region.rights.write()) {
         held |= abi::HEKI_PROT_WRITE;
     }
-    if seal.exec {
+    if seal.exec && vcpu.can_hold_exec() {
         held |= abi::HEKI_PROT_EXEC;
     }
     if !seal.pins.is_empty() {
         held |= abi::HEKI_PROT_CR;
     }
-    for register in seal.held.iter() {
+    for register in seal.held.iter().filter(|_| vcpu.can_hold_msrs()) {
         held |= registers::protection(register.reg);
     }
     held

@@ -135,6 +135,8 @@ fn hold(
 pub(crate) fn mask(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32) -> u64 {
     match vm.seal(vcpu.reader()) {
         Some(_) if vm.policy(vcpu.reader()).learns(Access::Register) => 0,
+        // A vCPU that came after the seal may have VMX or SVM.
+        Some(_) if registers::is_kept(reg) && !vcpu.can_hold_msrs() => 0,
         Some(seal) => held_bits(seal, reg, index),
         None => pinnable(vm, vcpu, reg, index),
     }
