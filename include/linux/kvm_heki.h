@@ -68,6 +68,7 @@ struct kvm_heki {
  * @cr0:	CR0 as the guest saw it, likewise
  * @cr4:	CR4 likewise
  * @has_tables:	they are known, as user space loaded no registers since
+ * @in_rsm:	the vCPU is on its way out of SMM, through real mode
  * @complete:	KVM's end of a hypercall
  * @has_reset_state: user space loaded the registers of a reset, and the vCPU has not run since
  * @is_reset:	the same, and user space said what the vCPU does next
@@ -86,6 +87,7 @@ struct kvm_heki_vcpu {
 	u64 cr0;
 	u64 cr4;
 	bool has_tables;
+	bool in_rsm;
 	int (*complete)(struct kvm_vcpu *vcpu);
 	bool has_reset_state;
 	bool is_reset;
@@ -141,7 +143,7 @@ struct kvm_heki_vcpu { };
 #define KVM_HEKI_SETTABLE_XSS		0x1800ULL
 
 /* Written in Rust: virt/kvm/heki/hooks.rs. */
-struct kvm_heki *__kvm_heki_create(u64 cr4_in_hardware);
+struct kvm_heki *__kvm_heki_create(u64 cr4_in_hardware, u64 cr4_pinnable);
 void __kvm_heki_destroy(struct kvm_heki *heki);
 void __kvm_heki_reset(struct kvm_heki *heki, struct kvm *kvm);
 int __kvm_heki_set_profile(struct kvm_heki *heki, struct kvm *kvm, const void *data, size_t len);

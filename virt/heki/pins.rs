@@ -28,15 +28,18 @@ pub(crate) struct Bit {
     pub(crate) name: &'static str,
 }
 
-/// The bits, of CR4 as the kernel's own `cr4_pinned_mask` has them. Of CR0 only kexec, which is refused, clears any.
-pub(crate) const BITS: [Bit; 8] = [
+/// The bits, of CR4 as the kernel's own `cr4_pinned_mask` has them, and PKE. Of CR0 only kexec, which is refused, and
+/// reboot=bios clear any.
+pub(crate) const BITS: [Bit; 10] = [
     bit(abi::HEKI_REG_CR0, 1 << 5, "CR0.NE"),
     bit(abi::HEKI_REG_CR0, 1 << 16, "CR0.WP"),
     bit(abi::HEKI_REG_CR0, 1 << 18, "CR0.AM"),
+    bit(abi::HEKI_REG_CR0, 1 << 31, "CR0.PG"),
     bit(abi::HEKI_REG_CR4, CR4_SMEP, "CR4.SMEP"),
     bit(abi::HEKI_REG_CR4, 1 << 21, "CR4.SMAP"),
     bit(abi::HEKI_REG_CR4, 1 << 11, "CR4.UMIP"),
     bit(abi::HEKI_REG_CR4, 1 << 16, "CR4.FSGSBASE"),
+    bit(abi::HEKI_REG_CR4, 1 << 22, "CR4.PKE"),
     bit(abi::HEKI_REG_CR4, 1 << 23, "CR4.CET"),
 ];
 

@@ -21,6 +21,7 @@
 #include "cpuid.h"
 #include "fpu.h"
 #include "heki.h"
+#include "kvm_emulate.h"
 #include "mmu.h"
 #include "mmu/mmu_internal.h"
 #include "mmu/spte.h"
@@ -68,7 +69,7 @@ static const struct kernel_param_ops heki_param_ops = {
 module_param_cb(heki, &heki_param_ops, NULL, 0444);
 MODULE_PARM_DESC(heki, "VMs whose guest may seal itself: off (only those whose VMM asks) or all");
 
-/* The pinnable CR4 bits that this CPU can hold set; VM entry fails with any other. */
+/* The CR4 bits that this CPU can hold set; VM entry fails with any other. */
 static u64 heki_cr4_in_hardware(void)
 {
 	u64 bits = 0;
@@ -83,6 +84,19 @@ static u64 heki_cr4_in_hardware(void)
 		bits |= X86_CR4_FSGSBASE;
 	if (kvm_cpu_cap_has(X86_FEATURE_SHSTK) || kvm_cpu_cap_has(X86_FEATURE_IBT))
 		bits |= X86_CR4_CET;
+	return bits;
+}
+
+/* Those that KVM refuses to see cleared, whether or not hardware can hold them. */
+static u64 heki_cr4_pinnable(void)
+{
+	u64 bits = heki_cr4_in_hardware();
+
+	/* Maybe emulated. */
+	if (kvm_cpu_cap_has(X86_FEATURE_UMIP))
+		bits |= X86_CR4_UMIP;
+	if (kvm_cpu_cap_has(X86_FEATURE_PKU))
+		bits |= X86_CR4_PKE;
 	return bits;
 }
 
@@ -109,7 +123,7 @@ static int heki_opt_in(struct kvm *kvm)
 		return -EOPNOTSUPP;
 	}
 
-	heki = __kvm_heki_create(heki_cr4_in_hardware());
+	heki = __kvm_heki_create(heki_cr4_in_hardware(), heki_cr4_pinnable());
 	if (!heki)
 		return -ENOMEM;
 	ratelimit_state_init(&heki->log, DEFAULT_RATELIMIT_INTERVAL, DEFAULT_RATELIMIT_BURST);
@@ -744,6 +758,7 @@ bool __kvm_heki_deny_emulated(struct kvm_vcpu *vcpu, gva_t gva, gpa_t gpa, u32 a
 			      struct x86_exception *exception)
 {
 	const struct kvm_heki *heki = vcpu->kvm->arch.heki;
+	bool denied;
 
 	if (access == KVM_HEKI_ACCESS_FETCH && is_guest_mode(vcpu))
 		return false;
@@ -935,8 +950,8 @@ static bool heki_deny_rsm_cr(struct kvm_vcpu *vcpu, const struct kvm_heki *heki)
 	       __kvm_heki_deny_cr(heki, vcpu, HEKI_REG_CR4, vcpu->arch.heki.cr4, kvm_read_cr4(vcpu));
 }
 
-/* The first part that is not what it was. KVM shuts the vCPU down, as for any RSM that fails. */
-bool __kvm_heki_deny_rsm(struct kvm_vcpu *vcpu)
+/* The first part that is not what it was. */
+static bool heki_deny_rsm(struct kvm_vcpu *vcpu)
 {
 	const struct kvm_heki *heki = kvm_heki_sealed(vcpu->kvm);
 	bool known = vcpu->arch.heki.has_tables;
@@ -954,6 +969,25 @@ bool __kvm_heki_deny_rsm(struct kvm_vcpu *vcpu)
 	}
 	return false;
 }
+
+#ifdef CONFIG_KVM_SMM
+/*
+ * RSM goes by way of real mode, where no bit is held, to what memory says. What is not
+ * to be fails like any RSM that fails: KVM shuts the vCPU down.
+ */
+int kvm_heki_leave_smm(struct x86_emulate_ctxt *ctxt)
+{
+	struct kvm_vcpu *vcpu = ctxt->vcpu;
+	int ret;
+
+	vcpu->arch.heki.in_rsm = true;
+	ret = emulator_leave_smm(ctxt);
+	vcpu->arch.heki.in_rsm = false;
+	if (ret == X86EMUL_CONTINUE && kvm_heki_opted_in(vcpu->kvm) && heki_deny_rsm(vcpu))
+		return X86EMUL_UNHANDLEABLE;
+	return ret;
+}
+#endif
 
 /* After a change of rights or pins, and before a vCPU first runs; on itself. */
 void kvm_heki_reload(struct kvm_vcpu *vcpu)

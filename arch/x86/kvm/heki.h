@@ -22,7 +22,12 @@
 
 struct kvm_mmu_page;
 struct kvm_page_fault;
+struct x86_emulate_ctxt;
 struct x86_exception;
+
+#if !defined(CONFIG_KVM_HEKI) || !defined(CONFIG_KVM_SMM)
+#define kvm_heki_leave_smm emulator_leave_smm
+#endif
 
 #ifdef CONFIG_KVM_HEKI
 
@@ -57,7 +62,7 @@ bool __kvm_heki_pins_table(struct kvm_vcpu *vcpu, u32 reg);
 bool __kvm_heki_deny_idt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
 bool kvm_heki_shut_down_task_switch(struct kvm_vcpu *vcpu);
 void __kvm_heki_enter_smm(struct kvm_vcpu *vcpu);
-bool __kvm_heki_deny_rsm(struct kvm_vcpu *vcpu);
+int kvm_heki_leave_smm(struct x86_emulate_ctxt *ctxt);
 bool __kvm_heki_deny_gdt(struct kvm_vcpu *vcpu, const struct desc_ptr *dt);
 bool __kvm_heki_deny_tr(struct kvm_vcpu *vcpu, u16 selector, const struct desc_struct *desc,
 			u32 base3);
@@ -222,8 +227,9 @@ static inline bool kvm_heki_pins_apply(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Without paging a change goes through and hardware holds the bit: so do starting
- * vCPUs. They turn on paging with the pinned bits of EFER or not at all.
+ * Without paging a change goes through, and hardware holds what it can: so do starting
+ * vCPUs. They turn on paging with the pinned bits of EFER or not at all. What RSM
+ * comes to is judged at its end.
  */
 static inline bool kvm_heki_deny_cr(struct kvm_vcpu *vcpu, u32 reg, u64 old, u64 new)
 {
@@ -232,7 +238,7 @@ static inline bool kvm_heki_deny_cr(struct kvm_vcpu *vcpu, u32 reg, u64 old, u64
 	if (!heki || !kvm_heki_pins_apply(vcpu))
 		return false;
 	if (is_paging(vcpu))
-		return __kvm_heki_deny_cr(heki, vcpu, reg, old, new);
+		return !vcpu->arch.heki.in_rsm && __kvm_heki_deny_cr(heki, vcpu, reg, old, new);
 	return reg == HEKI_REG_CR0 && (new & X86_CR0_PG) &&
 	       __kvm_heki_deny_load(heki, vcpu, HEKI_REG_MSR, MSR_EFER, vcpu->arch.efer);
 }
@@ -306,12 +312,6 @@ static inline void kvm_heki_enter_smm(struct kvm_vcpu *vcpu)
 		__kvm_heki_enter_smm(vcpu);
 }
 
-/* RSM loads what memory says. A guest that has guests of its own has no tables pinned. */
-static inline bool kvm_heki_deny_rsm(struct kvm_vcpu *vcpu)
-{
-	return kvm_heki_opted_in(vcpu->kvm) && __kvm_heki_deny_rsm(vcpu);
-}
-
 static inline bool kvm_heki_deny_ldt(struct kvm_vcpu *vcpu, u16 selector)
 {
 	return kvm_heki_tables_apply(vcpu) &&
@@ -361,7 +361,6 @@ static inline void kvm_heki_set_mp_state(struct kvm_vcpu *vcpu) { }
 
 static inline bool kvm_heki_deny_task_switch(struct kvm_vcpu *vcpu) { return false; }
 static inline void kvm_heki_enter_smm(struct kvm_vcpu *vcpu) { }
-static inline bool kvm_heki_deny_rsm(struct kvm_vcpu *vcpu) { return false; }
 
 static inline bool kvm_heki_check_exit(struct kvm_vcpu *vcpu)
 {

@@ -67,8 +67,10 @@ unsafe fn vm<'a>(heki: *const bindings::kvm_heki) -> &'a Vm {
 #[export]
 pub(crate) unsafe extern "C" fn __kvm_heki_create(
     cr4_in_hardware: u64,
+    cr4_pinnable: u64,
 ) -> *mut bindings::kvm_heki {
-    Vm::new(cr4_in_hardware).map_or(ptr::null_mut(), |vm| KBox::into_raw(vm).cast())
+    let vm = Vm::new(cr4_in_hardware, cr4_pinnable);
+    vm.map_or(ptr::null_mut(), |vm| KBox::into_raw(vm).cast())
 }
 
 /// Frees the state of a VM.

@@ -208,7 +208,7 @@ fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
         version: abi::HEKI_ABI_VERSION,
         state: vm.state(reader).abi(),
         available: policy.allowed(available_to(vcpu)),
-        held: policy.holding(vm.seal(reader).map_or(0, held)),
+        held: policy.holding(vm.seal(reader).map_or(0, |seal| held(seal, vcpu))),
         cr0_pinnable,
         cr4_pinnable,
         max_bytes: abi::HEKI_MAX_REQUEST_BYTES,
@@ -390,7 +390,7 @@ mod tests {
 
     #[test]
     fn a_vm_pins_what_its_cpu_has() {
-        let pinnable = |cr4| Vm::new(cr4).map(|vm| vm.cr4_pinnable);
+        let pinnable = |cr4| Vm::new(0, cr4).map(|vm| vm.cr4_pinnable);
         assert_eq!(pinnable(0), Some(0));
         assert_eq!(pinnable(!0), Some(crate::policy::pin::PINNABLE_CR4));
     }

@@ -3,9 +3,9 @@
 
 //! Registers of a sealed VM: what can be pinned on a vCPU, and the refusal of a change.
 //!
-//! Hardware holds the pinned bits of CR0 and CR4 in any case (`kvm_heki_cr0_on()`,
-//! `kvm_heki_cr4_on()` in `arch/x86/kvm/heki.h`); there, refusal tells the guest and the host. All
-//! other registers change only by an exit, so there refusal is what holds them. Nothing holds them
+//! Hardware holds most pinned bits of CR0 and CR4 in any case (`kvm_heki_cr0_on()`,
+//! `kvm_heki_cr4_on()` in `arch/x86/kvm/heki.h`); there, refusal tells the guest and the host. The
+//! others, and all other registers, change only by an exit, so there refusal is what holds them. Nothing holds them
 //! where the VMM's policy has the VM learn.
 //! Decides with [`policy::registers`](super::policy::registers). Locks: none.
 

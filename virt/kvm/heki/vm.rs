@@ -34,6 +34,8 @@ use crate::{
         },
         pin::{
             Pins,
+            FORCED_CR0,
+            FORCED_CR4,
             PINNABLE_CR0,
             PINNABLE_CR4, //
         },
@@ -74,6 +76,8 @@ pub(crate) struct Vm {
     policy: Published<Policy>,
     /// CR4 bits that can be pinned on this CPU.
     pub(crate) cr4_pinnable: u64,
+    /// Those of them that it can hold set.
+    cr4_forced: u64,
 }
 
 /// What a guest sealed. Never changes: a grant replaces it by another, a reset by nothing.
@@ -160,12 +164,13 @@ impl Seal {
         all.find(|held| held.reg == reg && held.index == index)
     }
 
-    fn facts(&self) -> Facts {
+    /// What C is told of it on a CPU that can hold the bits `cr4_forced` of CR4.
+    fn facts(&self, cr4_forced: u64) -> Facts {
         Facts {
             sealed: true,
             exec: self.exec,
-            cr0_on: self.pins.cr0,
-            cr4_on: self.pins.cr4,
+            cr0_on: self.pins.cr0 & FORCED_CR0,
+            cr4_on: self.pins.cr4 & cr4_forced,
         }
     }
 }
@@ -173,14 +178,15 @@ impl Seal {
 impl Vm {
     /// A VM that is Open; `None` without memory.
     ///
-    /// `cr4_in_hardware` are the CR4 bits that the CPU has.
-    pub(crate) fn new(cr4_in_hardware: u64) -> Option<KBox<Self>> {
+    /// `cr4_in_hardware` are the CR4 bits that the CPU has, `cr4_pinnable` those that KVM lets guests have.
+    pub(crate) fn new(cr4_in_hardware: u64, cr4_pinnable: u64) -> Option<KBox<Self>> {
         let vm = Self {
             head: Head::new(),
             seal: Published::none(),
             profile: Published::none(),
             policy: Published::none(),
-            cr4_pinnable: PINNABLE_CR4 & cr4_in_hardware,
+            cr4_pinnable: PINNABLE_CR4 & cr4_pinnable,
+            cr4_forced: FORCED_CR4 & cr4_in_hardware,
         };
         KBox::new(vm, GFP_KERNEL_ACCOUNT).ok()
     }
@@ -254,7 +260,7 @@ impl Vm {
     /// [`Refusal::AlreadySealed`]; nothing has changed then.
     pub(crate) fn enter_seal(&self, lock: &mut SlotsLock<'_>, seal: KBox<Seal>) -> Result<(), Refusal> {
         lifecycle::next(self.state(lock.reader()), Event::Seal)?;
-        let facts = seal.facts();
+        let facts = seal.facts(self.cr4_forced);
         lock.replace(&self.seal, &ALL_FRAMES, Some(seal), || self.head.set(facts));
         lock.reload_vcpus();
         Ok(())

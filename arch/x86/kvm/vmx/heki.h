@@ -11,13 +11,18 @@
 #include "vmx.h"
 
 /*
- * Descriptor-table exiting is one control for all eight instructions. Where KVM
- * uses it to emulate UMIP, on CPUs without UMIP, vmx_set_cr4() owns it.
+ * Descriptor-table exiting is one control for all eight instructions. KVM uses it
+ * to emulate UMIP, too, on CPUs without UMIP: see vmx_set_cr4().
  */
 static inline bool vmx_heki_has_dt_exits(void)
 {
-	return (vmcs_config.cpu_based_2nd_exec_ctrl & SECONDARY_EXEC_DESC) &&
-	       !vmx_umip_emulated();
+	return vmcs_config.cpu_based_2nd_exec_ctrl & SECONDARY_EXEC_DESC;
+}
+
+static inline bool vmx_heki_wants_dt_exits(struct kvm_vcpu *vcpu)
+{
+	return kvm_heki_pins_tables(vcpu) ||
+	       (vmx_umip_emulated() && kvm_is_cr4_bit_set(vcpu, X86_CR4_UMIP));
 }
 
 static inline void vmx_heki_recalc_intercepts(struct kvm_vcpu *vcpu)
@@ -25,7 +30,7 @@ static inline void vmx_heki_recalc_intercepts(struct kvm_vcpu *vcpu)
 	/* L1 owns the control of its guest, and a VM with guests of its own has no such pin. */
 	if (kvm_heki_opted_in(vcpu->kvm) && vmx_heki_has_dt_exits() && !is_guest_mode(vcpu))
 		secondary_exec_controls_changebit(to_vmx(vcpu), SECONDARY_EXEC_DESC,
-						  kvm_heki_pins_tables(vcpu));
+						  vmx_heki_wants_dt_exits(vcpu));
 }
 
 #ifdef CONFIG_KVM_HEKI

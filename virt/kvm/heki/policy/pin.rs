@@ -2,8 +2,9 @@
 
 //! Control-register bits that stay set.
 //!
-//! Says which bits can be pinned and which change of a register a pin denies. The host sets pinned
-//! bits in the hardware register behind the guest's back; reading and writing registers is its work.
+//! Says which bits can be pinned and which change of a register a pin denies. The host sets most
+//! pinned bits in the hardware register behind the guest's back; reading and writing registers is its
+//! work.
 //! Neighbours: `abi` for the register numbers, [`registers`] for which bits. Locks: none.
 //!
 //! Names are those of the Intel SDM, volume 3, section "Control Registers".
@@ -31,23 +32,29 @@ pub const CR4_SMAP: u64 = 1 << 21;
 /// Control-flow Enforcement Technology: shadow stacks and indirect branch tracking.
 pub const CR4_CET: u64 = 1 << 23;
 
-/// CR0 bits that can be pinned: those that hardware can hold set whatever the guest's own value.
+/// CR0 bits that can be pinned.
+pub const PINNABLE_CR0: u64 = registers::pinnable(abi::HEKI_REG_CR0, 0);
+
+/// Those of them that hardware can hold set whatever the guest's own value.
 ///
 /// All three are inert on the way up. WP asks nothing while paging is off; AM acts in user mode
 /// only, and only with EFLAGS.AC; NE picks how an x87 error is told, and VMX operation wants it set
-/// anyway (SDM, "VMX-Fixed Bits in CR0"). PE and PG are not among them: a vCPU that starts (INIT,
-/// SIPI) begins in real mode, and until it turns paging on, the paging-off view of memory holds it.
-pub const PINNABLE_CR0: u64 = registers::pinnable(abi::HEKI_REG_CR0, 0);
+/// anyway (SDM, "VMX-Fixed Bits in CR0"). PG is not among them: a vCPU that starts (INIT, SIPI)
+/// begins in real mode. Once it has paging on, turning it off is refused.
+pub const FORCED_CR0: u64 = registers::forced(abi::HEKI_REG_CR0, 0);
 
-/// CR4 bits that can be pinned: those that hardware can hold set whatever the guest's own value,
-/// and that Linux never clears after boot (its own `cr4_pinned_mask`).
+/// CR4 bits that can be pinned, if the CPU has them: those that Linux never clears after boot.
+pub const PINNABLE_CR4: u64 = registers::pinnable(abi::HEKI_REG_CR4, 0);
+
+/// Those of them that hardware can hold set whatever the guest's own value, if it has them.
 ///
 /// SMEP and SMAP are defined on linear addresses with a U/S bit, so they ask nothing while paging
 /// is off (SDM, "Determination of Access Rights"). UMIP binds user mode only. FSGSBASE adds
 /// instructions and takes none away. CET does nothing until its MSRs enable a feature, but VM entry
 /// wants CR0.WP with it (SDM, "Checks on Guest Control Registers, Debug Registers, and MSRs"):
-/// hence a pin of CET needs one of WP.
-pub const PINNABLE_CR4: u64 = registers::pinnable(abi::HEKI_REG_CR4, 0);
+/// hence a pin of CET needs one of WP. PKE is not among them: KVM switches PKRU by the guest's own
+/// bit.
+pub const FORCED_CR4: u64 = registers::forced(abi::HEKI_REG_CR4, 0);
 
 /// The pinned bits of a VM.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +87,7 @@ impl Pins {
     /// unless zero.
     ///
     /// A bit that was clear may stay so: a vCPU that starts has not set it yet, and there forcing
-    /// holds.
+    /// holds what hardware can.
     pub const fn denied(&self, reg: u32, old: u64, new: u64) -> u64 {
         self.of(reg) & old & !new
     }

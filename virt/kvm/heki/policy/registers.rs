@@ -19,7 +19,7 @@ use super::{
 pub enum Decision {
     /// A pin holds it set, in hardware and whatever the guest's own value.
     Set,
-    /// A pin keeps the value that it has at the seal.
+    /// A pin keeps the value that it has at the seal, a bit of CR0 or CR4 set: a change is refused.
     Keep,
     /// No pin: a guest may write it, but the CPU refuses what would matter, or another protection
     /// covers it.
@@ -170,7 +170,7 @@ use Decision::{
 };
 
 const CR0: &[Field] = &[
-    bit("PE", 0, Covered, "cannot be cleared while PG is set; without paging the view of memory that has no user execution holds the vCPU"),
+    bit("PE", 0, Covered, "cannot be cleared while PG is set"),
     bit("MP", 1, Free, "floating point: harms the guest only"),
     bit("EM", 2, Free, "floating point: harms the guest only"),
     bit("TS", 3, Free, "the kernel switches it"),
@@ -180,7 +180,7 @@ const CR0: &[Field] = &[
     bit("AM", 18, Set, "lets user mode ask for #AC"),
     bit("NW", 29, Free, "caches: KVM decides on them"),
     bit("CD", 30, Free, "caches: the kernel sets it while it changes MTRRs"),
-    bit("PG", 31, Covered, "INIT clears it, so it cannot be held; without paging the view of memory that has no user execution holds the vCPU, and it is set again only with the pinned bits of EFER"),
+    bit("PG", 31, Keep, "paging, which SMEP, SMAP, WP and NX depend on. INIT clears it: it is set again only with the pinned bits of EFER, and an execution allow-list has a view of memory without user execution meanwhile"),
 ];
 
 const PAGE_TABLES: &[Field] = &[field(
@@ -196,14 +196,14 @@ const CR4: &[Field] = &[
     bit("TSD", 2, Free, "the kernel switches it for each task"),
     bit("DE", 3, Free, "debugging of user mode"),
     bit("PSE", 4, Free, "ignored with PAE"),
-    bit("PAE", 5, Covered, "cannot be cleared in long mode"),
+    bit("PAE", 5, Covered, "cannot be cleared in long mode, which lasts while PG is set"),
     bit("MCE", 6, Free, "machine checks are KVM's"),
     bit("PGE", 7, Free, "the kernel toggles it to flush the TLB"),
     bit("PCE", 8, Free, "the kernel switches it for each task"),
     bit("OSFXSR", 9, Free, "harms the guest only"),
     bit("OSXMMEXCPT", 10, Free, "harms the guest only"),
     bit("UMIP", 11, Set, "user mode cannot read descriptor-table registers"),
-    bit("LA57", 12, Covered, "cannot change in long mode"),
+    bit("LA57", 12, Covered, "cannot change in long mode, which lasts while PG is set"),
     bit("VMXE", 13, Covered, "cannot be set without VMX in CPUID, and with it MSRs and execution are not held"),
     bit("SMXE", 14, Refused, "KVM has no SMX"),
     bit("FSGSBASE", 16, Set, "entry code relies on it"),
@@ -211,7 +211,7 @@ const CR4: &[Field] = &[
     bit("OSXSAVE", 18, Free, "harms the guest only"),
     bit("SMEP", 20, Set, "supervisor mode does not run user pages"),
     bit("SMAP", 21, Set, "supervisor mode does not touch user pages unless it says so"),
-    bit("PKE", 22, Free, "not enforced: protects user mode from itself, and KVM switches PKRU by the guest's own bit"),
+    bit("PKE", 22, Keep, "protection keys of user pages, which bind the kernel's own access to them, too"),
     bit("CET", 23, Set, "shadow stacks and indirect branch tracking; their MSRs are rows of their own"),
     bit("LASS", 27, Refused, "KVM 7.3 has no LASS; decide when it has"),
     bit("LAM_SUP", 28, Free, "not enforced: loosens which supervisor addresses are canonical"),
@@ -517,7 +517,12 @@ impl Register {
 
     /// The bits that a pin can hold.
     pub const fn pinnable(&self) -> u64 {
-        self.bits(Set) | self.bits(Keep)
+        self.forced() | self.bits(Keep)
+    }
+
+    /// Those of them that hardware holds, whatever the guest's own value.
+    pub const fn forced(&self) -> u64 {
+        self.bits(Set)
     }
 
     /// The bits that a guest can set.
@@ -542,6 +547,14 @@ pub const fn find(reg: u32, index: u32) -> Option<&'static Register> {
 pub const fn pinnable(reg: u32, index: u32) -> u64 {
     match find(reg, index) {
         Some(row) => row.pinnable(),
+        None => 0,
+    }
+}
+
+/// Those of them that hardware holds, whatever the guest's own value.
+pub const fn forced(reg: u32, index: u32) -> u64 {
+    match find(reg, index) {
+        Some(row) => row.forced(),
         None => 0,
     }
 }

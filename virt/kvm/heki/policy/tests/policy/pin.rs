@@ -41,8 +41,10 @@ fn an_unknown_register_has_no_pins() {
 
 #[test]
 fn masks_are_those_of_the_manual() {
-    assert_eq!(PINNABLE_CR0, 0x0005_0020);
-    assert_eq!(PINNABLE_CR4, 0x00b1_0800);
+    assert_eq!(PINNABLE_CR0, 0x8005_0020);
+    assert_eq!(FORCED_CR0, 0x0005_0020);
+    assert_eq!(PINNABLE_CR4, 0x00f1_0800);
+    assert_eq!(FORCED_CR4, 0x00b1_0800);
 }
 
 #[test]

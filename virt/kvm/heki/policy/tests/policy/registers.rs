@@ -76,13 +76,12 @@ fn what_kvm_refuses_a_guest_cannot_set() {
 }
 
 #[test]
-fn control_registers_are_forced_and_others_are_kept() {
+fn only_control_registers_are_forced() {
     for row in REGISTERS {
         for field in row.fields {
             match field.decision {
                 Decision::Set => assert!(!is_kept(row.reg), "{}", row.name),
-                Decision::Keep => assert!(is_kept(row.reg), "{}", row.name),
-                Decision::Covered | Decision::Refused | Decision::Free => {}
+                _ => {}
             }
         }
     }
