@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * What the attacks share: the report, the judge, and the tools of an attacker
- * who already runs code in the kernel. See main.c for the list.
+ * who already runs code in the kernel. See attacks.h for the list.
  *
  * Neighbours: main.c (table, debugfs), tools.c, write.c, exec.c, cr.c, msr.c,
  * patch.c, grant.c, disk.c, oops.c, flood.c, sleep.c.
@@ -46,6 +46,9 @@ struct attack {
 	const char *what;
 	void (*run)(struct attack_report *report);
 };
+
+#define ATTACK(name, class, what, run) void run(struct attack_report *report);
+#include "attacks.h"
 
 /* main.c */
 void attack_judge(struct attack_report *report, int trap, bool changed);
@@ -128,95 +131,15 @@ void write_through_direct_map(struct attack_report *report, const u8 *target);
 const u8 *find_target(struct attack_report *report);
 u8 *map_writable(const u8 *target);
 void unmap_writable(const u8 *alias);
-void attack_text_direct_map(struct attack_report *report);
-void attack_text_vmap(struct attack_report *report);
-void attack_idt(struct attack_report *report);
-void attack_trampoline(struct attack_report *report);
-void attack_text_split(struct attack_report *report);
-void attack_rodata(struct attack_report *report);
-void attack_ro_after_init(struct attack_report *report);
-void attack_module_text(struct attack_report *report);
-void attack_neighbour(struct attack_report *report);
 void neighbour_init(void);
 void neighbour_exit(void);
 
-/* exec.c */
-void attack_exec_vmalloc(struct attack_report *report);
-void attack_exec_data(struct attack_report *report);
-void attack_exec_new_memory(struct attack_report *report);
-void attack_exec_user_alias(struct attack_report *report);
-void attack_exec_user_smep(struct attack_report *report);
-
 /* patch.c */
-void attack_patch_unlisted(struct attack_report *report);
-void attack_patch_target(struct attack_report *report);
-void attack_patch_truncated(struct attack_report *report);
-void attack_patch_shifted(struct attack_report *report);
-void attack_patch_across(struct attack_report *report);
-void attack_patch_int3(struct attack_report *report);
-void attack_patch_old(struct attack_report *report);
-void attack_patch_replay(struct attack_report *report);
-void attack_patch_batch(struct attack_report *report);
-void attack_patch_race(struct attack_report *report);
-void attack_patch_frozen(struct attack_report *report);
-void attack_jump_forged(struct attack_report *report);
-void attack_patch_rodata(struct attack_report *report);
-void attack_patch_data(struct attack_report *report);
-void attack_call_middle(struct attack_report *report);
-void attack_call_type(struct attack_report *report);
 int patch_init(void);
 void patch_exit(void);
 
 /* grant.c */
-void attack_grant_code(struct attack_report *report);
-void attack_grant_pool(struct attack_report *report);
-void attack_grant_trampoline(struct attack_report *report);
-void attack_grant_race(struct attack_report *report);
-void attack_release_text(struct attack_report *report);
 int grant_init(void);
 void grant_exit(void);
-
-/* disk.c */
-void attack_disk_text(struct attack_report *report);
-
-/* cr.c */
-void attack_cr0_ne(struct attack_report *report);
-void attack_cr0_wp(struct attack_report *report);
-void attack_cr0_am(struct attack_report *report);
-void attack_cr4_smep(struct attack_report *report);
-void attack_cr4_smap(struct attack_report *report);
-void attack_cr4_umip(struct attack_report *report);
-void attack_cr4_fsgsbase(struct attack_report *report);
-void attack_cr4_cet(struct attack_report *report);
-
-/* msr.c */
-void attack_idtr(struct attack_report *report);
-void attack_gdtr(struct attack_report *report);
-void attack_idtr_limit(struct attack_report *report);
-void attack_gdtr_limit(struct attack_report *report);
-void attack_ldtr(struct attack_report *report);
-void attack_tr(struct attack_report *report);
-void attack_xcr0(struct attack_report *report);
-void attack_efer(struct attack_report *report);
-void attack_star(struct attack_report *report);
-void attack_lstar(struct attack_report *report);
-void attack_cstar(struct attack_report *report);
-void attack_sfmask(struct attack_report *report);
-void attack_sysenter_cs(struct attack_report *report);
-void attack_sysenter_esp(struct attack_report *report);
-void attack_sysenter_eip(struct attack_report *report);
-void attack_pat(struct attack_report *report);
-void attack_apic_base(struct attack_report *report);
-void attack_misc_enable(struct attack_report *report);
-void attack_xss(struct attack_report *report);
-void attack_s_cet(struct attack_report *report);
-void attack_pl0_ssp(struct attack_report *report);
-void attack_pl1_ssp(struct attack_report *report);
-void attack_pl2_ssp(struct attack_report *report);
-void attack_ssp_table(struct attack_report *report);
-void attack_feature_control(struct attack_report *report);
-void attack_vm_cr(struct attack_report *report);
-void attack_tsx_ctrl(struct attack_report *report);
-void attack_de_cfg(struct attack_report *report);
 
 #endif /* _HEKI_ATTACK_H */

@@ -7,7 +7,7 @@
 //! heki-attacks show TABLE RESULTS DIR LEG,LEG NAME=VERSION...
 //! ```
 //!
-//! TABLE is `tools/testing/selftests/heki/attacks.toml`, ATTACKS `virt/heki/attack/main.c`, RESULTS
+//! TABLE is `tools/testing/selftests/heki/attacks.toml`, ATTACKS `virt/heki/attack/attacks.h`, RESULTS
 //! what `scripts/test` collected: `LEG SUITE NAME OUTCOME REASON` a line. `show` prints the table,
 //! writes it to DIR as reStructuredText, Markdown and JSON, and fails if an attack did what it must
 //! not. [`table`] reads and judges, [`print`] writes. Locks: none.

@@ -89,7 +89,7 @@ not enforced is explained in Documentation/virt/kvm/x86/heki.rst.
   the attack is not enforced, which the row then says.
 - not enforced: nothing is denied on this leg.
 
-To add an attack: write it and its line in ``virt/heki/attack/main.c``, name it in
+To add an attack: write it and its line in ``virt/heki/attack/attacks.h``, name it in
 ``scripts/test-plan`` and in a row of ``attacks.toml``. ``make cargo-test`` fails while an
 attack is in no row.
 

@@ -155,13 +155,11 @@ impl Row {
     }
 }
 
-/// The names in the table of attacks of `main.c`.
+/// The names in the list of attacks, `attacks.h`.
 pub(crate) fn names_of(source: &str) -> BTreeSet<String> {
-    let lines = source
-        .lines()
-        .filter_map(|line| line.trim_start().strip_prefix("{ \""));
-    let rows = lines.filter_map(|line| line.split_once("\", ATTACK_"));
-    rows.map(|(name, _)| name.to_owned()).collect()
+    let lines = source.lines();
+    let entries = lines.filter_map(|line| line.strip_prefix("ATTACK(\"")?.split_once('"'));
+    entries.map(|(name, _)| name.to_owned()).collect()
 }
 
 /// The results of one leg: outcomes by `SUITE/NAME`.

@@ -14,7 +14,7 @@ use crate::table::{
 };
 
 const TABLE: &str = include_str!("../../../testing/selftests/heki/attacks.toml");
-const ATTACKS: &str = include_str!("../../../../virt/heki/attack/main.c");
+const ATTACKS: &str = include_str!("../../../../virt/heki/attack/attacks.h");
 
 /// A table of 35 rows with the same tests.
 fn table(row: &str) -> String {
