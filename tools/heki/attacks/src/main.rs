@@ -25,8 +25,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use table::{
+    Leg,
     Report,
-    Results,
     Table,
     Verdict, //
 };
@@ -70,11 +70,14 @@ fn show(
     versions: &[&str],
 ) -> Result<(), String> {
     let table = Table::parse(&read(table)?).map_err(|why| format!("{table}: {why}"))?;
-    let results = Results::parse(&read(results)?);
+    let results = read(results)?;
     let versions = versions.iter().filter_map(|pair| pair.split_once('='));
     let versions = versions.map(|(name, version)| (name.to_owned(), version.to_owned()));
-    let legs: Vec<_> = legs.split(',').collect();
-    let report = Report::new(&table, &results, &legs, versions.collect())?;
+    let legs: Vec<_> = legs
+        .split(',')
+        .map(|leg| Leg::parse(&results, leg))
+        .collect();
+    let report = Report::new(&table, &legs, versions.collect())?;
     print!("{}", print::plain(&report));
     let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
     for (name, text) in [

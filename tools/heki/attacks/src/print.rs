@@ -4,6 +4,7 @@
 //!
 //! Neighbours: `table.rs`. Locks: none.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::table::{
@@ -52,21 +53,55 @@ fn counts(report: &Report, leg: usize) -> String {
     words.join(", ")
 }
 
-/// Where the attack is run, and what is left open.
-fn remark(row: &Judged) -> String {
-    let mut text = row
-        .tests
+fn quoted(tests: &[impl AsRef<str>]) -> String {
+    let tests: Vec<_> = tests
         .iter()
-        .map(|test| format!("``{test}``"))
-        .collect::<Vec<_>>()
-        .join(", ");
-    if let Some(remark) = &row.remark {
-        if !text.is_empty() {
-            text.push_str(". Open: ");
+        .map(|test| format!("``{}``", test.as_ref()))
+        .collect();
+    tests.join(", ")
+}
+
+/// What did not run, a sentence for each set of legs.
+fn not_here(report: &Report, row: &Judged) -> Vec<String> {
+    let mut legs_of = BTreeMap::<_, Vec<_>>::new();
+    for (leg, skips) in report.legs.iter().zip(&row.not_here) {
+        for (reason, tests) in skips {
+            for test in tests {
+                legs_of
+                    .entry((reason, test))
+                    .or_default()
+                    .push(leg.as_str());
+            }
         }
-        text.push_str(remark);
     }
-    text
+    let mut skips_of = BTreeMap::<_, BTreeMap<_, Vec<_>>>::new();
+    for ((reason, test), legs) in legs_of {
+        let skips = skips_of.entry(legs).or_default();
+        skips.entry(reason).or_default().push(test);
+    }
+    let sentence = |(legs, skips): (Vec<&str>, BTreeMap<&String, Vec<&String>>)| {
+        let skips = skips
+            .iter()
+            .map(|(reason, tests)| format!("{}: {reason}", quoted(tests)));
+        format!(
+            "Not on {}: {}",
+            legs.join(" and "),
+            skips.collect::<Vec<_>>().join("; ")
+        )
+    };
+    skips_of.into_iter().map(sentence).collect()
+}
+
+/// Where the attack is run, where not, and what is left open.
+fn remark(report: &Report, row: &Judged) -> String {
+    let mut sentences = Vec::new();
+    if !row.tests.is_empty() {
+        sentences.push(quoted(&row.tests));
+    }
+    sentences.extend(not_here(report, row));
+    let open = if row.tests.is_empty() { "" } else { "Open: " };
+    sentences.extend(row.remark.iter().map(|remark| format!("{open}{remark}")));
+    sentences.join(". ")
 }
 
 /// For Documentation/.
@@ -85,9 +120,9 @@ not enforced is explained in Documentation/virt/kvm/x86/heki.rst.
 - denied: each test of the row passed. An attack of suite ``attack`` is first run in the same
   kernel unsealed, where it must succeed; sealed it must be denied, nothing changed, and the
   guest goes on. Tests of the other suites do the same for their own guests.
-- partly denied: some tests passed. The others need what the emulated CPU lacks, or part of
-  the attack is not enforced, which the row then says.
-- not enforced: nothing is denied on this leg.
+- partly denied: some tests passed. The others did not run, or part of the attack is not
+  enforced; the row says which and why, behind *Not on* and *Open*.
+- not enforced: nothing is denied on this leg, for a reason that the row gives likewise.
 
 To add an attack: write it and its line in ``virt/heki/attack/attacks.h``, name it in
 ``scripts/test-plan`` and in a row of ``attacks.toml``. ``make cargo-test`` fails while an
@@ -116,7 +151,7 @@ Legs: ``vmx`` is Bochs with VMX and MBEC, ``svm`` QEMU's emulation of SVM, which
         for verdict in &row.verdicts {
             let _ = writeln!(text, "     - {}", verdict.as_str());
         }
-        let _ = writeln!(text, "     - {}", remark(row));
+        let _ = writeln!(text, "     - {}", remark(report, row));
     }
     text
 }
@@ -139,7 +174,7 @@ pub(crate) fn markdown(report: &Report) -> String {
             .iter()
             .map(|verdict| verdict.as_str())
             .collect();
-        let remark = remark(row).replace("``", "`");
+        let remark = remark(report, row).replace("``", "`");
         let _ = writeln!(
             text,
             "| {} | {} | {} | {remark} |",

@@ -8,6 +8,7 @@ use std::collections::{
     BTreeMap,
     BTreeSet, //
 };
+use std::iter;
 
 use serde::{
     Deserialize,
@@ -139,19 +140,40 @@ impl Row {
         let mut passed = false;
         let mut skipped = self.not_enforced.is_some();
         for test in &self.tests {
-            let outcomes = leg.outcomes(test);
+            let words: Vec<_> = leg
+                .named(test)
+                .map(|(_, outcome)| outcome.word.as_str())
+                .collect();
             // A test that left no result is one that may have been lost.
-            if outcomes.is_empty() || outcomes.contains(&"fail") {
+            if words.is_empty() || words.contains(&"fail") {
                 return Verdict::Failed;
             }
-            passed |= outcomes.contains(&"pass");
-            skipped |= outcomes.contains(&"skip");
+            passed |= words.contains(&"pass");
+            skipped |= words.contains(&SKIP);
         }
         match (passed, skipped) {
             (true, false) => Verdict::Denied,
             (true, true) => Verdict::Partly,
             (false, _) => Verdict::NotEnforced,
         }
+    }
+
+    /// The tests that did not run on a leg, by their reasons.
+    fn skips(&self, leg: &Leg) -> Result<Skips, String> {
+        let mut skips = Skips::new();
+        for test in &self.tests {
+            for (name, outcome) in leg.named(test).filter(|(_, outcome)| outcome.word == SKIP) {
+                if outcome.reason.is_empty() {
+                    let (number, leg) = (self.number, &leg.name);
+                    return Err(format!(
+                        "row {number}: {name} is skipped on {leg}, and says no reason"
+                    ));
+                }
+                let names = skips.entry(outcome.reason.clone()).or_default();
+                names.insert(leg.short_name(test, name, outcome));
+            }
+        }
+        Ok(skips)
     }
 }
 
@@ -162,44 +184,73 @@ pub(crate) fn names_of(source: &str) -> BTreeSet<String> {
     entries.map(|(name, _)| name.to_owned()).collect()
 }
 
-/// The results of one leg: outcomes by `SUITE/NAME`.
-#[derive(Debug, Default)]
-struct Leg(BTreeMap<String, Vec<String>>);
+/// The outcome of a test that did not run.
+const SKIP: &str = "skip";
+
+/// What came of a test.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    word: String,
+    reason: String,
+}
+
+/// The results of one leg, by `SUITE/NAME`.
+#[derive(Debug)]
+pub(crate) struct Leg {
+    name: String,
+    outcomes: BTreeMap<String, Vec<Outcome>>,
+}
 
 impl Leg {
-    fn outcomes(&self, test: &str) -> Vec<&str> {
-        let found = match test.strip_suffix('*') {
-            None => self.0.get(test).into_iter().flatten().collect::<Vec<_>>(),
-            Some(start) => {
-                let all = self.0.iter().filter(|(name, _)| name.starts_with(start));
-                all.flat_map(|(_, outcomes)| outcomes).collect()
-            }
-        };
-        found.into_iter().map(String::as_str).collect()
-    }
-}
-
-/// The results of all legs.
-#[derive(Debug, Default)]
-pub(crate) struct Results(BTreeMap<String, Leg>);
-
-impl Results {
-    /// Reads the lines.
-    pub(crate) fn parse(text: &str) -> Self {
-        let mut results = Self::default();
+    /// Reads the lines of the leg; there are none if it did not run.
+    pub(crate) fn parse(text: &str, name: &str) -> Self {
+        let mut outcomes = BTreeMap::<_, Vec<_>>::new();
         for line in text.lines() {
-            let mut words = line.split_whitespace();
-            if let (Some(leg), Some(suite), Some(name), Some(outcome)) =
-                (words.next(), words.next(), words.next(), words.next())
-            {
-                let leg = results.0.entry(leg.to_owned()).or_default();
-                let outcomes = leg.0.entry(format!("{suite}/{name}")).or_default();
-                outcomes.push(outcome.to_owned());
+            let words: Vec<_> = line.split_whitespace().collect();
+            if let [leg, suite, test, word, reason @ ..] = words.as_slice() {
+                if *leg == name {
+                    let (word, reason) = ((*word).to_owned(), reason.join(" "));
+                    let of_test = outcomes.entry(format!("{suite}/{test}")).or_default();
+                    of_test.push(Outcome { word, reason });
+                }
             }
         }
-        results
+        Self {
+            name: name.to_owned(),
+            outcomes,
+        }
+    }
+
+    /// The outcomes of a test or, with a `*` at its end, of all that begin so.
+    fn named<'a>(&'a self, test: &'a str) -> impl Iterator<Item = (&'a str, &'a Outcome)> {
+        let stem = test.strip_suffix('*');
+        let is_meant = move |name: &str| stem.map_or(name == test, |stem| name.starts_with(stem));
+        let all = self.outcomes.iter().filter(move |(name, _)| is_meant(name));
+        all.flat_map(|(name, outcomes)| {
+            outcomes.iter().map(move |outcome| (name.as_str(), outcome))
+        })
+    }
+
+    /// One of the tests that `test` means, or the fewest letters and a `*` that mean only tests
+    /// with the same outcome.
+    fn short_name(&self, test: &str, name: &str, outcome: &Outcome) -> String {
+        let Some(stem) = test.strip_suffix('*').map(str::len) else {
+            return name.to_owned();
+        };
+        let dots = name.match_indices('.').map(|(at, dot)| at + dot.len());
+        for end in iter::once(stem).chain(dots.filter(|end| *end > stem)) {
+            let pattern = format!("{}*", &name[..end]);
+            let all: Vec<_> = self.named(&pattern).collect();
+            if all.len() > 1 && all.iter().all(|(_, other)| *other == outcome) {
+                return pattern;
+            }
+        }
+        name.to_owned()
     }
 }
+
+/// Tests that did not run, by their reasons.
+pub(crate) type Skips = BTreeMap<String, BTreeSet<String>>;
 
 /// A row of the report.
 #[derive(Debug, Serialize)]
@@ -209,15 +260,11 @@ pub(crate) struct Judged {
     /// In the order of the legs.
     pub(crate) verdicts: Vec<Verdict>,
     pub(crate) tests: Vec<String>,
+    /// In the order of the legs.
+    pub(crate) not_here: Vec<Skips>,
     /// What is open, and why nothing is denied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) remark: Option<String>,
-}
-
-impl Judged {
-    fn lacks_reason(&self) -> bool {
-        self.remark.is_none() && self.verdicts.contains(&Verdict::NotEnforced)
-    }
 }
 
 /// All that is printed.
@@ -230,31 +277,30 @@ pub(crate) struct Report {
 
 impl Report {
     /// Judges every row on each of `legs`; on one without results nothing was denied. What is not
-    /// enforced has a reason in the table.
+    /// denied has a reason: the table's, or that of a test that did not run.
     pub(crate) fn new(
         table: &Table,
-        results: &Results,
-        legs: &[&str],
+        legs: &[Leg],
         versions: BTreeMap<String, String>,
     ) -> Result<Self, String> {
-        let nothing = Leg::default();
-        let of = |leg: &&str| results.0.get(*leg).unwrap_or(&nothing);
-        let judge = |row: &Row| Judged {
-            number: row.number,
-            attack: row.attack.clone(),
-            verdicts: legs.iter().map(|leg| row.judge(of(leg))).collect(),
-            tests: row.tests.clone(),
-            remark: Some(row.remarks().collect::<Vec<_>>().join("; "))
-                .filter(|remark| !remark.is_empty()),
+        let judge = |row: &Row| {
+            Ok(Judged {
+                number: row.number,
+                attack: row.attack.clone(),
+                verdicts: legs.iter().map(|leg| row.judge(leg)).collect(),
+                tests: row.tests.clone(),
+                not_here: legs
+                    .iter()
+                    .map(|leg| row.skips(leg))
+                    .collect::<Result<_, _>>()?,
+                remark: Some(row.remarks().collect::<Vec<_>>().join("; "))
+                    .filter(|remark| !remark.is_empty()),
+            })
         };
-        let rows: Vec<_> = table.row.iter().map(judge).collect();
-        if let Some(row) = rows.iter().find(|row| row.lacks_reason()) {
-            return Err(format!("row {} is not enforced, and says no reason", row.number));
-        }
         Ok(Self {
             versions,
-            legs: legs.iter().map(|leg| (*leg).to_owned()).collect(),
-            rows,
+            legs: legs.iter().map(|leg| leg.name.clone()).collect(),
+            rows: table.row.iter().map(judge).collect::<Result<_, String>>()?,
         })
     }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use crate::print;
 use crate::table::{
     names_of,
+    Leg,
     Report,
-    Results,
     Table,
     Verdict, //
 };
@@ -25,11 +25,26 @@ fn table(row: &str) -> String {
     text
 }
 
-fn verdict(tests: &str, results: &str) -> Verdict {
-    let table = Table::parse(&table(tests)).unwrap();
-    let results = Results::parse(results);
-    let report = Report::new(&table, &results, &["vmx"], BTreeMap::new()).unwrap();
-    report.rows[0].verdicts[0]
+/// What of a table of such rows follows from the results on two legs.
+fn report(row: &str, results: &str) -> Result<Report, String> {
+    let legs = ["vmx", "svm"].map(|leg| Leg::parse(results, leg));
+    Report::new(&Table::parse(&table(row)).unwrap(), &legs, BTreeMap::new())
+}
+
+/// On the first.
+fn verdict(row: &str, results: &str) -> Verdict {
+    report(row, results).unwrap().rows[0].verdicts[0]
+}
+
+/// The line of the first row that says where it was run and where not.
+fn remark(row: &str, results: &str) -> String {
+    let rst = print::rst(&report(row, results).unwrap());
+    let rows = rst.split("   * - 1\n").nth(1).unwrap();
+    rows.lines()
+        .nth(3)
+        .unwrap()
+        .trim_start_matches([' ', '-'])
+        .to_owned()
 }
 
 #[test]
@@ -87,7 +102,7 @@ fn verdicts_follow_from_the_results() {
     assert_eq!(
         verdict(
             &format!("{tests}\nlimits = \"y\""),
-            "vmx kvm a skip\nvmx attack b1 skip\n"
+            "vmx kvm a skip z\nvmx attack b1 skip z\n"
         ),
         Verdict::NotEnforced
     );
@@ -126,31 +141,60 @@ svm attack b1 pass
 #[test]
 fn all_remarks_are_kept() {
     let row = "tests = [\"kvm/a\"]\nlimits = \"one\"\nnot_enforced = \"two\"";
-    let table = Table::parse(&table(row)).unwrap();
-    let results = Results::parse("vmx kvm a pass\n");
-    let report = Report::new(&table, &results, &["vmx"], BTreeMap::new()).unwrap();
-    assert_eq!(report.rows[0].remark.as_deref(), Some("one; two"));
-    assert!(print::rst(&report).contains("``kvm/a``. Open: one; two\n"));
+    let passed = "vmx kvm a pass\nsvm kvm a pass\n";
+    assert_eq!(remark(row, passed), "``kvm/a``. Open: one; two");
+    assert_eq!(remark("not_enforced = \"two\"", ""), "two");
 }
 
 #[test]
-fn what_is_not_enforced_says_why() {
-    let table = Table::parse(&table("tests = [\"kvm/a\"]")).unwrap();
-    let report = |results| {
-        let results = Results::parse(results);
-        Report::new(&table, &results, &["vmx", "svm"], BTreeMap::new()).map(|_| ())
-    };
-    assert_eq!(report("vmx kvm a pass\nsvm kvm a pass\n"), Ok(()));
-    let why = "row 1 is not enforced, and says no reason".to_owned();
-    assert_eq!(report("vmx kvm a pass\nsvm kvm a skip no GMET\n"), Err(why));
+fn what_did_not_run_says_why() {
+    // What is open on all legs is no reason.
+    let row = "tests = [\"kvm/a\"]\nlimits = \"y\"";
+    let why = report(row, "vmx kvm a pass\nsvm kvm a skip\n").map(|_| ());
+    assert_eq!(
+        why,
+        Err("row 1: kvm/a is skipped on svm, and says no reason".to_owned())
+    );
+    assert_eq!(
+        remark(row, "vmx kvm a pass\nsvm kvm a skip no GMET\n"),
+        "``kvm/a``. Not on svm: ``kvm/a``: no GMET. Open: y"
+    );
+}
+
+#[test]
+fn reasons_are_said_once() {
+    let row = "tests = [\"kvm/a.*\", \"kvm/b\", \"kvm/c.x_*\"]";
+    let results = "\
+vmx kvm a.one.x skip no CET here
+vmx kvm a.one.y skip no CET here
+vmx kvm a.two.x pass
+vmx kvm a.two.y skip other
+vmx kvm b skip no CET here
+vmx kvm b.z skip no CET here
+vmx kvm c.x_1 pass
+vmx kvm c.y skip
+svm kvm a.one.x skip no CET here
+svm kvm a.two.x skip no CET here
+svm kvm b skip no CET here
+svm kvm c.x_1 skip VMX only
+svm kvm c.x_2 skip VMX only
+";
+    assert_eq!(
+        remark(row, results),
+        "``kvm/a.*``, ``kvm/b``, ``kvm/c.x_*``. \
+         Not on svm: ``kvm/c.x_*``: VMX only; ``kvm/a.*``: no CET here. \
+         Not on vmx: ``kvm/a.one.*``: no CET here; ``kvm/a.two.y``: other. \
+         Not on vmx and svm: ``kvm/b``: no CET here"
+    );
 }
 
 #[test]
 fn every_row_is_printed() {
     let table = Table::parse(TABLE).unwrap();
-    let results = Results::parse("vmx attack rodata pass\nsvm attack rodata pass\n");
+    let results = "vmx attack rodata pass\nsvm attack rodata pass\n";
+    let legs = ["svm", "vmx"].map(|leg| Leg::parse(results, leg));
     let versions = BTreeMap::from([("kernel".to_owned(), "7.3.4".to_owned())]);
-    let report = Report::new(&table, &results, &["svm", "vmx"], versions).unwrap();
+    let report = Report::new(&table, &legs, versions).unwrap();
     for text in [
         print::plain(&report),
         print::rst(&report),
