@@ -46,6 +46,9 @@ debug) host_dir=$debug_dir host_modules_dir=$debug_modules_dir host_memory=${HEK
 *) die "HEKI_HOST is debug or not set, not $HEKI_HOST" ;;
 esac
 
+# clock SECONDS: as minutes and seconds.
+clock() { printf '%d:%02d' "$(($1 / 60))" "$(($1 % 60))"; }
+
 # version_ge A B: is version A at least B?
 version_ge() { [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n1) == "$2" ]]; }
 
