@@ -23,6 +23,7 @@ log_dir=$HEKI_CACHE/log
 stamp_dir=$HEKI_CACHE/stamp
 
 patch_dir=$HEKI_ROOT/patches/linux-7.3
+attack_table=$HEKI_ROOT/tools/testing/selftests/heki/attacks.toml
 # Folders that mirror the kernel tree; everything else here is the project's own.
 overlay_dirs=(Documentation arch include rust tools/testing virt)
 config_names=(heki_host.config heki_guest.config heki_test.config)
@@ -77,6 +78,12 @@ overlay_files() {
 		[[ ! -d $HEKI_ROOT/$dir ]] || dirs+=("$dir")
 	done
 	(cd "$HEKI_ROOT" && find "${dirs[@]}" -name target -prune -o -type f ! -name '*.orig' ! -name '*.rej' ! -name '*~' ! -name 'Cargo.lock' -print | LC_ALL=C sort)
+}
+
+# heki_attacks ARG...: the tool that reads the table of attacks; it takes whole paths.
+heki_attacks() {
+	(cd "$HEKI_ROOT" &&
+		cargo run --quiet --locked --release --package heki-attacks --target-dir "$HEKI_CACHE/target" -- "$@")
 }
 
 # patch_names: the queue in its order.

@@ -4,13 +4,14 @@
 //!
 //! ```text
 //! heki-attacks check TABLE ATTACKS       are all attacks that there are in the table
+//! heki-attacks judge TABLE RESULTS LEG   which of them did what they must not, a line each
 //! heki-attacks show TABLE RESULTS DIR LEG,LEG NAME=VERSION...
 //! ```
 //!
-//! TABLE is `tools/testing/selftests/heki/attacks.toml`, ATTACKS `virt/heki/attack/attacks.h`, RESULTS
-//! what `scripts/test` collected: `LEG SUITE NAME OUTCOME REASON` a line. `show` prints the table,
-//! writes it to DIR as reStructuredText, Markdown and JSON, and fails if an attack did what it must
-//! not. [`table`] reads and judges, [`print`] writes. Locks: none.
+//! TABLE is `tools/testing/selftests/heki/attacks.toml`, ATTACKS `virt/heki/attack/attacks.h`,
+//! RESULTS what `scripts/test` collected: `LEG SUITE NAME OUTCOME REASON` a line. `show` prints the
+//! table, writes it to DIR as reStructuredText, Markdown and JSON, and fails if an attack did what
+//! it must not. [`table`] reads and judges, [`print`] writes. Locks: none.
 
 #![forbid(unsafe_code)]
 
@@ -31,18 +32,19 @@ use table::{
     Verdict, //
 };
 
+const USAGE: &str = "usage: heki-attacks check TABLE ATTACKS | judge TABLE RESULTS LEG | \
+                     show TABLE RESULTS DIR LEG,LEG NAME=VERSION...";
+
 fn main() -> ExitCode {
     let args: Vec<_> = env::args().skip(1).collect();
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let done = match args.as_slice() {
         ["check", table, attacks] => check(table, attacks),
+        ["judge", table, results, leg] => judge(table, results, leg),
         ["show", table, results, dir, legs, versions @ ..] => {
             show(table, results, dir, legs, versions)
-        },
-        _ => Err(
-            "usage: heki-attacks check TABLE ATTACKS | show TABLE RESULTS DIR LEG,LEG NAME=VERSION..."
-                .to_owned(),
-        ),
+        }
+        _ => Err(USAGE.to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -57,9 +59,20 @@ fn read(path: &str) -> Result<String, String> {
     fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
 }
 
+fn read_table(path: &str) -> Result<Table, String> {
+    Table::parse(&read(path)?).map_err(|why| format!("{path}: {why}"))
+}
+
 fn check(table: &str, attacks: &str) -> Result<(), String> {
-    let parsed = Table::parse(&read(table)?).map_err(|why| format!("{table}: {why}"))?;
-    parsed.check_names(&table::names_of(&read(attacks)?))
+    read_table(table)?.check_names(&table::names_of(&read(attacks)?))
+}
+
+fn judge(table: &str, results: &str, leg: &str) -> Result<(), String> {
+    let leg = Leg::parse(&read(results)?, leg);
+    for (attack, complaint) in read_table(table)?.complaints(&leg) {
+        println!("{attack} {complaint}");
+    }
+    Ok(())
 }
 
 fn show(
@@ -69,7 +82,7 @@ fn show(
     legs: &str,
     versions: &[&str],
 ) -> Result<(), String> {
-    let table = Table::parse(&read(table)?).map_err(|why| format!("{table}: {why}"))?;
+    let table = read_table(table)?;
     let results = read(results)?;
     let versions = versions.iter().filter_map(|pair| pair.split_once('='));
     let versions = versions.map(|(name, version)| (name.to_owned(), version.to_owned()));

@@ -124,9 +124,9 @@ not enforced is explained in Documentation/virt/kvm/x86/heki.rst.
   enforced; the row says which and why, behind *Not on* and *Open*.
 - not enforced: nothing is denied on this leg, for a reason that the row gives likewise.
 
-To add an attack: write it and its line in ``virt/heki/attack/attacks.h``, name it in
-``scripts/test-plan`` and in a row of ``attacks.toml``. ``make cargo-test`` fails while an
-attack is in no row.
+To add an attack: write its function in ``virt/heki/attack/`` and its line in ``attacks.h`` there, and
+name it in a row of ``attacks.toml``. ``make cargo-test`` fails while an attack is in no row, and a run
+fails where an attack is not denied without being an exception there.
 
 Legs: ``vmx`` is Bochs with VMX and MBEC, ``svm`` QEMU's emulation of SVM, which has no GMET.
 

@@ -31,11 +31,27 @@ pub(crate) struct Row {
     out_of_scope: Option<String>,
 }
 
+/// Attacks that are not denied on some legs.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exception {
+    attacks: Vec<String>,
+    legs: Vec<String>,
+    /// One of [`UNDENIED`].
+    outcome: String,
+    why: String,
+}
+
+/// How the reason of a skipped attack begins.
+const UNDENIED: [&str; 2] = ["absent", "not enforced"];
+
 /// The file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Table {
     controls: Vec<String>,
+    #[serde(default)]
+    exception: Vec<Exception>,
     row: Vec<Row>,
 }
 
@@ -86,26 +102,75 @@ impl Table {
         if table.row.len() < ROWS {
             return Err(format!("{} rows, {ROWS} are the least", table.row.len()));
         }
-        Ok(table)
+        match table.exception.iter().find(|exception| exception.is_bad()) {
+            Some(bad) => Err(format!(
+                "{bad:?} needs an outcome of {UNDENIED:?}, and a reason"
+            )),
+            None => Ok(table),
+        }
     }
 
-    /// Each attack that there is must be in a row or a control, and each in a row must exist.
+    /// The attacks of all rows, and the controls.
+    fn attacks(&self) -> BTreeSet<&str> {
+        let tests = self.row.iter().flat_map(|row| row.tests.iter());
+        let in_rows = tests.filter_map(|test| test.strip_prefix(ATTACK));
+        let controls = self.controls.iter().map(String::as_str);
+        in_rows.chain(controls).collect()
+    }
+
+    /// Each attack that there is must be in a row or a control, and each that is named must exist.
+    /// Not all controls are run by heki_attack.
     pub(crate) fn check_names(&self, attacks: &BTreeSet<String>) -> Result<(), String> {
         if attacks.is_empty() {
             return Err("there are no attacks".to_owned());
         }
-        let tests = self.row.iter().flat_map(|row| row.tests.iter());
-        let in_rows = tests.filter_map(|test| test.strip_prefix("attack/"));
-        let named: BTreeSet<_> = in_rows
-            .chain(self.controls.iter().map(String::as_str))
-            .collect();
+        let named = self.attacks();
         if let Some(name) = attacks.iter().find(|name| !named.contains(name.as_str())) {
             return Err(format!("attack {name} is in no row"));
         }
-        if let Some(name) = named.iter().find(|name| !attacks.contains(**name)) {
-            return Err(format!("there is no attack {name}"));
+        let excepted = self
+            .exception
+            .iter()
+            .flat_map(|exception| &exception.attacks);
+        let mut named = named.into_iter().chain(excepted.map(String::as_str));
+        let exists =
+            |name: &str| attacks.contains(name) || self.controls.iter().any(|is| is == name);
+        match named.find(|name| !exists(name)) {
+            Some(name) => Err(format!("there is no attack {name}")),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    fn exception(&self, attack: &str, leg: &Leg) -> Option<&Exception> {
+        let has = |names: &[String], name| names.iter().any(|is| is == name);
+        let mut all = self.exception.iter();
+        all.find(|exception| has(&exception.attacks, attack) && has(&exception.legs, &leg.name))
+    }
+
+    /// What is wrong with the results of an attack that did not simply fail.
+    fn complaint(&self, attack: &str, leg: &Leg) -> Option<String> {
+        let test = format!("{ATTACK}{attack}");
+        if leg.named(&test).next().is_none() {
+            return Some("did not run".to_owned());
+        }
+        let (_, skipped) = leg.named(&test).find(|(_, outcome)| outcome.word == SKIP)?;
+        let Some(exception) = self.exception(attack, leg) else {
+            return Some("must be denied here, and is not".to_owned());
+        };
+        let Exception { outcome, why, .. } = exception;
+        (!skipped.reason.starts_with(outcome)).then(|| format!("must be {outcome} here: {why}"))
+    }
+
+    /// The same of all attacks, by their names.
+    pub(crate) fn complaints(&self, leg: &Leg) -> BTreeMap<&str, String> {
+        let complaint = |attack| Some((attack, self.complaint(attack, leg)?));
+        self.attacks().into_iter().filter_map(complaint).collect()
+    }
+}
+
+impl Exception {
+    fn is_bad(&self) -> bool {
+        !UNDENIED.contains(&self.outcome.as_str()) || self.why.trim().is_empty()
     }
 }
 
@@ -133,7 +198,7 @@ impl Row {
         all.into_iter().flatten().map(String::as_str)
     }
 
-    fn judge(&self, leg: &Leg) -> Verdict {
+    fn judge(&self, table: &Table, leg: &Leg) -> Verdict {
         if self.out_of_scope.is_some() {
             return Verdict::OutOfScope;
         }
@@ -144,8 +209,10 @@ impl Row {
                 .named(test)
                 .map(|(_, outcome)| outcome.word.as_str())
                 .collect();
+            let attack = test.strip_prefix(ATTACK);
+            let complaint = attack.and_then(|attack| table.complaint(attack, leg));
             // A test that left no result is one that may have been lost.
-            if words.is_empty() || words.contains(&"fail") {
+            if words.is_empty() || words.contains(&"fail") || complaint.is_some() {
                 return Verdict::Failed;
             }
             passed |= words.contains(&"pass");
@@ -159,9 +226,11 @@ impl Row {
     }
 
     /// The tests that did not run on a leg, by their reasons.
-    fn skips(&self, leg: &Leg) -> Result<Skips, String> {
+    fn skips(&self, table: &Table, leg: &Leg) -> Result<Skips, String> {
         let mut skips = Skips::new();
         for test in &self.tests {
+            let attack = test.strip_prefix(ATTACK);
+            let exception = attack.and_then(|attack| table.exception(attack, leg));
             for (name, outcome) in leg.named(test).filter(|(_, outcome)| outcome.word == SKIP) {
                 if outcome.reason.is_empty() {
                     let (number, leg) = (self.number, &leg.name);
@@ -169,7 +238,9 @@ impl Row {
                         "row {number}: {name} is skipped on {leg}, and says no reason"
                     ));
                 }
-                let names = skips.entry(outcome.reason.clone()).or_default();
+                // The guest says what it sees, the table why that is so.
+                let reason = exception.map_or(&outcome.reason, |exception| &exception.why);
+                let names = skips.entry(reason.clone()).or_default();
                 names.insert(leg.short_name(test, name, outcome));
             }
         }
@@ -183,6 +254,9 @@ pub(crate) fn names_of(source: &str) -> BTreeSet<String> {
     let entries = lines.filter_map(|line| line.strip_prefix("ATTACK(\"")?.split_once('"'));
     entries.map(|(name, _)| name.to_owned()).collect()
 }
+
+/// The suite of attacks, before a name.
+const ATTACK: &str = "attack/";
 
 /// The outcome of a test that did not run.
 const SKIP: &str = "skip";
@@ -287,11 +361,11 @@ impl Report {
             Ok(Judged {
                 number: row.number,
                 attack: row.attack.clone(),
-                verdicts: legs.iter().map(|leg| row.judge(leg)).collect(),
+                verdicts: legs.iter().map(|leg| row.judge(table, leg)).collect(),
                 tests: row.tests.clone(),
                 not_here: legs
                     .iter()
-                    .map(|leg| row.skips(leg))
+                    .map(|leg| row.skips(table, leg))
                     .collect::<Result<_, _>>()?,
                 remark: Some(row.remarks().collect::<Vec<_>>().join("; "))
                     .filter(|remark| !remark.is_empty()),

@@ -63,6 +63,11 @@ fn an_attack_that_is_missing_is_found() {
     assert_eq!(all, Err("attack b is in no row".to_owned()));
     let few = table.check_names(&names(&["neighbour"]));
     assert_eq!(few, Err("there is no attack a".to_owned()));
+    // A control may be run by others, an exception must exist.
+    assert_eq!(table.check_names(&names(&["a"])), Ok(()));
+    let text = TABLE.replace("[\"xcr0\"]", "[\"xcr1\"]");
+    let other = Table::parse(&text).unwrap().check_names(&names_of(ATTACKS));
+    assert_eq!(other, Err("there is no attack xcr1".to_owned()));
     assert!(table.check_names(&names(&[])).is_err());
 }
 
@@ -79,6 +84,8 @@ fn tables_with_flaws_are_refused() {
         table("tests = [\"kvm/a\"]\nlimit = \"y\""),
         table("tests = [\"kvm/a\"]\nlimits = \"\""),
         table("not_enforced = \" \""),
+        TABLE.replace("outcome = \"absent\"", "outcome = \"gone\""),
+        TABLE.replace("why = \"no XSAVE in QEMU's nested guest\"", "why = \"\""),
         good.replace("number = 7\n", "number = 8\n"),
         good.rsplit_once("[[row]]").unwrap().0.to_owned(),
     ] {
@@ -88,11 +95,11 @@ fn tables_with_flaws_are_refused() {
 
 #[test]
 fn verdicts_follow_from_the_results() {
-    let tests = "tests = [\"kvm/a\", \"attack/b*\"]";
+    let tests = "tests = [\"kvm/a\", \"guest/b*\"]";
     let with = |a: &str, b: &str| {
         verdict(
             tests,
-            &format!("vmx kvm a {a}\nvmx attack b1 pass\nvmx attack b2 {b}\n"),
+            &format!("vmx kvm a {a}\nvmx guest b1 pass\nvmx guest b2 {b}\n"),
         )
     };
     assert_eq!(with("pass", "pass"), Verdict::Denied);
@@ -102,7 +109,7 @@ fn verdicts_follow_from_the_results() {
     assert_eq!(
         verdict(
             &format!("{tests}\nlimits = \"y\""),
-            "vmx kvm a skip z\nvmx attack b1 skip z\n"
+            "vmx kvm a skip z\nvmx guest b1 skip z\n"
         ),
         Verdict::NotEnforced
     );
@@ -111,7 +118,7 @@ fn verdicts_follow_from_the_results() {
         verdict(
             tests,
             "vmx kvm a pass
-svm attack b1 pass
+svm guest b1 pass
 "
         ),
         Verdict::Failed
@@ -120,14 +127,14 @@ svm attack b1 pass
         verdict(
             tests,
             "svm kvm a pass
-svm attack b1 pass
+svm guest b1 pass
 "
         ),
         Verdict::Failed
     );
     assert_eq!(verdict("not_enforced = \"y\"", ""), Verdict::NotEnforced);
     let both = format!("{tests}\nnot_enforced = \"y\"");
-    let passed = "vmx kvm a pass\nvmx attack b1 pass\n";
+    let passed = "vmx kvm a pass\nvmx guest b1 pass\n";
     assert_eq!(verdict(&both, passed), Verdict::Partly);
     assert_eq!(verdict(&both, ""), Verdict::Failed);
     assert_eq!(verdict("out_of_scope = \"y\"", ""), Verdict::OutOfScope);
@@ -136,6 +143,46 @@ svm attack b1 pass
         verdict("tests = [\"kvm/a\"]", "vmx kvm a pass\nvmx kvm a fail\n"),
         Verdict::Failed
     );
+}
+
+/// Of a table whose attack x may be absent on svm: verdicts and complaints of both legs, and the page.
+fn attack(results: &str) -> ([Verdict; 2], String, String) {
+    let exception =
+        "[[exception]]\nattacks = [\"x\"]\nlegs = [\"svm\"]\noutcome = \"absent\"\nwhy = \"no CET\"\n";
+    let table = Table::parse(&(table("tests = [\"attack/x\"]") + exception)).unwrap();
+    let results = format!("{results}vmx attack neighbour pass\nsvm attack neighbour pass\n");
+    let legs = ["vmx", "svm"].map(|leg| Leg::parse(&results, leg));
+    let report = Report::new(&table, &legs, BTreeMap::new()).unwrap();
+    let complaints = legs.iter().flat_map(|leg| table.complaints(leg));
+    let complaints = complaints.map(|(name, why)| format!("{name} {why}"));
+    let verdicts = [0, 1].map(|leg| report.rows[0].verdicts[leg]);
+    (verdicts, complaints.collect(), print::rst(&report))
+}
+
+#[test]
+fn attacks_are_denied_but_for_exceptions() {
+    use Verdict::{
+        Denied,
+        Failed,
+        NotEnforced, //
+    };
+    let check = |results: &str, verdicts: [Verdict; 2], complaint: &str| {
+        let (got, complaints, page) = attack(results);
+        assert_eq!((got, complaints.as_str()), (verdicts, complaint));
+        page
+    };
+    let both = |vmx: &str, svm: &str| format!("vmx attack x {vmx}\nsvm attack x {svm}\n");
+    let absent = "skip absent(the CPU lacks it)";
+    let page = check(&both("pass", absent), [Denied, NotEnforced], "");
+    assert!(page.contains("``attack/x``. Not on svm: ``attack/x``: no CET\n"));
+    check(&both("pass", "pass"), [Denied, Denied], "");
+    let denied = "x must be denied here, and is not";
+    check(&both(absent, "pass"), [Failed, Denied], denied);
+    let other = "x must be absent here: no CET";
+    check(&both("pass", "skip not enforced"), [Denied, Failed], other);
+    // What failed is known already; what may be absent must say so.
+    check(&both("pass", "fail succeeded"), [Denied, Failed], "");
+    check("vmx attack x pass\n", [Denied, Failed], "x did not run");
 }
 
 #[test]
