@@ -3,15 +3,16 @@
 //! heki-attacks: the table of attacks of "make attack".
 //!
 //! ```text
-//! heki-attacks check TABLE ATTACKS       are all attacks that there are in the table
+//! heki-attacks check TABLE ATTACKS TEXT  does it fit the attacks that there are, and the sections
 //! heki-attacks judge TABLE RESULTS LEG   which of them did what they must not, a line each
 //! heki-attacks show TABLE RESULTS DIR LEG,LEG NAME=VERSION...
 //! ```
 //!
 //! TABLE is `tools/testing/selftests/heki/attacks.toml`, ATTACKS `virt/heki/attack/attacks.h`,
-//! RESULTS what `scripts/test` collected: `LEG SUITE NAME OUTCOME REASON` a line. `show` prints the
-//! table, writes it to DIR as reStructuredText, Markdown and JSON, and fails if an attack did what
-//! it must not. [`table`] reads and judges, [`print`] writes. Locks: none.
+//! TEXT `Documentation/virt/kvm/x86/heki.rst`, RESULTS what `scripts/test` collected: `LEG SUITE
+//! NAME OUTCOME REASON` a line. `show` prints the table, writes it to DIR as reStructuredText,
+//! Markdown and JSON, and fails if an attack did what it must not. [`table`] reads and judges,
+//! [`print`] writes. Locks: none.
 
 #![forbid(unsafe_code)]
 
@@ -32,14 +33,14 @@ use table::{
     Verdict, //
 };
 
-const USAGE: &str = "usage: heki-attacks check TABLE ATTACKS | judge TABLE RESULTS LEG | \
+const USAGE: &str = "usage: heki-attacks check TABLE ATTACKS TEXT | judge TABLE RESULTS LEG | \
                      show TABLE RESULTS DIR LEG,LEG NAME=VERSION...";
 
 fn main() -> ExitCode {
     let args: Vec<_> = env::args().skip(1).collect();
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let done = match args.as_slice() {
-        ["check", table, attacks] => check(table, attacks),
+        ["check", table, attacks, text] => check(table, attacks, text),
         ["judge", table, results, leg] => judge(table, results, leg),
         ["show", table, results, dir, legs, versions @ ..] => {
             show(table, results, dir, legs, versions)
@@ -63,8 +64,10 @@ fn read_table(path: &str) -> Result<Table, String> {
     Table::parse(&read(path)?).map_err(|why| format!("{path}: {why}"))
 }
 
-fn check(table: &str, attacks: &str) -> Result<(), String> {
-    read_table(table)?.check_names(&table::names_of(&read(attacks)?))
+fn check(table: &str, attacks: &str, text: &str) -> Result<(), String> {
+    let table = read_table(table)?;
+    table.check_names(&table::names_of(&read(attacks)?))?;
+    table.check_sections(&table::sections_of(&read(text)?))
 }
 
 fn judge(table: &str, results: &str, leg: &str) -> Result<(), String> {

@@ -101,6 +101,9 @@ fn remark(report: &Report, row: &Judged) -> String {
     sentences.extend(not_here(report, row));
     let open = if row.tests.is_empty() { "" } else { "Open: " };
     sentences.extend(row.remark.iter().map(|remark| format!("{open}{remark}")));
+    if !row.see.is_empty() {
+        sentences.push(format!("See *{}*", row.see.join("*, *")));
+    }
     sentences.join(". ")
 }
 
@@ -115,7 +118,7 @@ Heki: table of attacks
 
 Written by ``make attack`` from its last run; do not edit. The rows and their tests are in
 ``tools/testing/selftests/heki/attacks.toml``, which also says how to add an attack. What is
-not enforced is explained in Documentation/virt/kvm/x86/heki.rst.
+open is explained in Documentation/virt/kvm/x86/heki.rst, in the sections behind *See*.
 
 - denied: each test of the row passed. An attack of suite ``attack`` is first run in the same
   kernel unsealed, where it must succeed; sealed it must be denied, nothing changed, and the

@@ -29,6 +29,8 @@ pub(crate) struct Row {
     limits: Option<String>,
     not_enforced: Option<String>,
     out_of_scope: Option<String>,
+    #[serde(default)]
+    see: Vec<String>,
 }
 
 /// Attacks that are not denied on some legs.
@@ -141,6 +143,15 @@ impl Table {
         }
     }
 
+    /// Each section that is referred to must exist.
+    pub(crate) fn check_sections(&self, sections: &BTreeSet<String>) -> Result<(), String> {
+        let mut see = self.row.iter().flat_map(|row| &row.see);
+        match see.find(|see| !sections.contains(*see)) {
+            Some(see) => Err(format!("there is no section {see}")),
+            None => Ok(()),
+        }
+    }
+
     fn exception(&self, attack: &str, leg: &Leg) -> Option<&Exception> {
         let has = |names: &[String], name| names.iter().any(|is| is == name);
         let mut all = self.exception.iter();
@@ -185,6 +196,10 @@ impl Row {
         }
         if self.remarks().any(|remark| remark.trim().is_empty()) {
             return Err(format!("row {}: an empty reason", self.number));
+        }
+        let open = self.limits.is_some() || self.not_enforced.is_some();
+        if open && self.see.is_empty() {
+            return Err(format!("row {} refers to no section", self.number));
         }
         match self.tests.iter().find(|test| !test.contains('/')) {
             Some(test) => Err(format!("row {}: {test} is not SUITE/NAME", self.number)),
@@ -253,6 +268,17 @@ pub(crate) fn names_of(source: &str) -> BTreeSet<String> {
     let lines = source.lines();
     let entries = lines.filter_map(|line| line.strip_prefix("ATTACK(\"")?.split_once('"'));
     entries.map(|(name, _)| name.to_owned()).collect()
+}
+
+/// The headings of a text: each has a rule below it that is as long.
+pub(crate) fn sections_of(text: &str) -> BTreeSet<String> {
+    let is_heading = |line: &str, below: &str| {
+        let rest = below.trim_start_matches(['=', '-', '~']);
+        !line.is_empty() && rest.is_empty() && below.len() >= line.len()
+    };
+    let pairs = text.lines().zip(text.lines().skip(1));
+    let headings = pairs.filter(|(line, below)| is_heading(line, below));
+    headings.map(|(line, _)| line.to_owned()).collect()
 }
 
 /// The suite of attacks, before a name.
@@ -339,6 +365,9 @@ pub(crate) struct Judged {
     /// What is open, and why nothing is denied.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) remark: Option<String>,
+    /// Where the design says so.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) see: Vec<String>,
 }
 
 /// All that is printed.
@@ -369,6 +398,7 @@ impl Report {
                     .collect::<Result<_, _>>()?,
                 remark: Some(row.remarks().collect::<Vec<_>>().join("; "))
                     .filter(|remark| !remark.is_empty()),
+                see: row.see.clone(),
             })
         };
         Ok(Self {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use crate::print;
 use crate::table::{
     names_of,
+    sections_of,
     Leg,
     Report,
     Table,
@@ -15,6 +16,7 @@ use crate::table::{
 
 const TABLE: &str = include_str!("../../../testing/selftests/heki/attacks.toml");
 const ATTACKS: &str = include_str!("../../../../virt/heki/attack/attacks.h");
+const DESIGN: &str = include_str!("../../../../Documentation/virt/kvm/x86/heki.rst");
 
 /// A table of 35 rows with the same tests.
 fn table(row: &str) -> String {
@@ -72,6 +74,18 @@ fn an_attack_that_is_missing_is_found() {
 }
 
 #[test]
+fn the_table_refers_to_sections() {
+    let table = Table::parse(TABLE).unwrap();
+    assert_eq!(table.check_sections(&sections_of(DESIGN)), Ok(()));
+    let other = DESIGN.replace("\nMemslots\n", "\nMemory slots\n");
+    let none = table.check_sections(&sections_of(&other));
+    assert_eq!(none, Err("there is no section Memslots".to_owned()));
+    let text = "Title\n=====\n\nA list:\n\n- one\n\nPart\n----\n\nShort rule\n---\n";
+    let sections: Vec<_> = sections_of(text).into_iter().collect();
+    assert_eq!(sections, ["Part", "Title"]);
+}
+
+#[test]
 fn tables_with_flaws_are_refused() {
     let good = table("tests = [\"kvm/a\"]");
     assert!(Table::parse(&good).is_ok());
@@ -82,8 +96,10 @@ fn tables_with_flaws_are_refused() {
         table("tests = [\"kvm/a\"]\nout_of_scope = \"y\""),
         table("not_enforced = \"y\"\nout_of_scope = \"y\""),
         table("tests = [\"kvm/a\"]\nlimit = \"y\""),
-        table("tests = [\"kvm/a\"]\nlimits = \"\""),
-        table("not_enforced = \" \""),
+        table("tests = [\"kvm/a\"]\nlimits = \"\"\nsee = [\"S\"]"),
+        table("not_enforced = \" \"\nsee = [\"S\"]"),
+        table("not_enforced = \"y\""),
+        table("tests = [\"kvm/a\"]\nlimits = \"y\""),
         TABLE.replace("outcome = \"absent\"", "outcome = \"gone\""),
         TABLE.replace("why = \"no XSAVE in QEMU's nested guest\"", "why = \"\""),
         good.replace("number = 7\n", "number = 8\n"),
@@ -108,7 +124,7 @@ fn verdicts_follow_from_the_results() {
     assert_eq!(with("pass", "fail"), Verdict::Failed);
     assert_eq!(
         verdict(
-            &format!("{tests}\nlimits = \"y\""),
+            &format!("{tests}\nlimits = \"y\"\nsee = [\"S\"]"),
             "vmx kvm a skip z\nvmx guest b1 skip z\n"
         ),
         Verdict::NotEnforced
@@ -132,8 +148,11 @@ svm guest b1 pass
         ),
         Verdict::Failed
     );
-    assert_eq!(verdict("not_enforced = \"y\"", ""), Verdict::NotEnforced);
-    let both = format!("{tests}\nnot_enforced = \"y\"");
+    assert_eq!(
+        verdict("not_enforced = \"y\"\nsee = [\"S\"]", ""),
+        Verdict::NotEnforced
+    );
+    let both = format!("{tests}\nnot_enforced = \"y\"\nsee = [\"S\"]");
     let passed = "vmx kvm a pass\nvmx guest b1 pass\n";
     assert_eq!(verdict(&both, passed), Verdict::Partly);
     assert_eq!(verdict(&both, ""), Verdict::Failed);
@@ -187,16 +206,22 @@ fn attacks_are_denied_but_for_exceptions() {
 
 #[test]
 fn all_remarks_are_kept() {
-    let row = "tests = [\"kvm/a\"]\nlimits = \"one\"\nnot_enforced = \"two\"";
+    let row = "tests = [\"kvm/a\"]\nlimits = \"one\"\nnot_enforced = \"two\"\nsee = [\"S\", \"T\"]";
     let passed = "vmx kvm a pass\nsvm kvm a pass\n";
-    assert_eq!(remark(row, passed), "``kvm/a``. Open: one; two");
-    assert_eq!(remark("not_enforced = \"two\"", ""), "two");
+    assert_eq!(
+        remark(row, passed),
+        "``kvm/a``. Open: one; two. See *S*, *T*"
+    );
+    assert_eq!(
+        remark("not_enforced = \"two\"\nsee = [\"S\"]", ""),
+        "two. See *S*"
+    );
 }
 
 #[test]
 fn what_did_not_run_says_why() {
     // What is open on all legs is no reason.
-    let row = "tests = [\"kvm/a\"]\nlimits = \"y\"";
+    let row = "tests = [\"kvm/a\"]\nlimits = \"y\"\nsee = [\"S\"]";
     let why = report(row, "vmx kvm a pass\nsvm kvm a skip\n").map(|_| ());
     assert_eq!(
         why,
@@ -204,7 +229,7 @@ fn what_did_not_run_says_why() {
     );
     assert_eq!(
         remark(row, "vmx kvm a pass\nsvm kvm a skip no GMET\n"),
-        "``kvm/a``. Not on svm: ``kvm/a``: no GMET. Open: y"
+        "``kvm/a``. Not on svm: ``kvm/a``: no GMET. Open: y. See *S*"
     );
 }
 
