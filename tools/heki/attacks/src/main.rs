@@ -96,10 +96,11 @@ fn show(
     let report = Report::new(&table, &legs, versions.collect())?;
     print!("{}", print::plain(&report));
     let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
+    // The page comes last: where it is, all is.
     for (name, text) in [
-        ("heki-attacks.rst", print::rst(&report)),
         ("attacks.md", print::markdown(&report)),
         ("attacks.json", json + "\n"),
+        ("heki-attacks.rst", print::rst(&report)),
     ] {
         let path = Path::new(dir).join(name);
         fs::write(&path, text).map_err(|error| format!("{}: {error}", path.display()))?;
