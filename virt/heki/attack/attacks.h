@@ -9,6 +9,7 @@
 ATTACK("text-direct-map", ATTACK_WRITE, "write text through the direct map made writable",
        attack_text_direct_map)
 ATTACK("text-vmap", ATTACK_WRITE, "write text through a vmap alias", attack_text_vmap)
+ATTACK("text-fixmap", ATTACK_WRITE, "write text through a slot of the fixmap", attack_text_fixmap)
 ATTACK("text-split-mapping", ATTACK_WRITE, "split and rebuild the large page mapping of text, write each time",
        attack_text_split)
 ATTACK("rodata", ATTACK_WRITE, "write read-only data made writable in place", attack_rodata)

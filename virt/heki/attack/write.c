@@ -17,6 +17,7 @@
 #include <linux/vmalloc.h>
 
 #include <asm/desc.h>
+#include <asm/fixmap.h>
 #include <asm/pgtable.h>
 #include <asm/topology.h>
 
@@ -182,6 +183,32 @@ void attack_text_vmap(struct attack_report *report)
 	write_through(report, alias, target);
 	local_irq_restore(flags);
 	unmap_writable(alias);
+}
+
+/*
+ * set_fixmap() is not for modules; its page table is plain data. The slots of early_ioremap() are
+ * free once the kernel runs.
+ */
+void attack_text_fixmap(struct attack_report *report)
+{
+	struct leaf slot = { .addr = fix_to_virt(FIX_BTMAP_BEGIN) };
+	const u8 *target = find_target(report);
+	unsigned long flags;
+	pte_t text;
+
+	if (!target)
+		return;
+	slot.entry = (u64 *)lookup_address(slot.addr, &slot.level);
+	if (!slot.entry || slot.level != PG_LEVEL_4K || *slot.entry) {
+		attack_say(report, ATTACK_INCONCLUSIVE, "no free slot");
+		return;
+	}
+	text = pfn_pte(slow_virt_to_phys((void *)target) >> PAGE_SHIFT, PAGE_KERNEL);
+	local_irq_save(flags);
+	leaf_edit(&slot, pte_val(text), 0);
+	write_through(report, (u8 *)slot.addr + offset_in_page(target), target);
+	leaf_restore(&slot);
+	local_irq_restore(flags);
 }
 
 /* Fills table with writable 4 KiB entries for what the large entry maps. */
