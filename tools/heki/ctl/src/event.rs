@@ -305,6 +305,16 @@ fn denial(words: &mut Words<'_>) -> Option<What> {
     })
 }
 
+/// The part of a descriptor-table register that `index` is.
+fn part(register: &str, index: u64) -> Option<&'static str> {
+    match (register, index) {
+        ("idtr" | "gdtr" | "tr", 0) => Some("base"),
+        ("idtr" | "gdtr" | "tr", 1) => Some("limit"),
+        ("tr", 2) => Some("selector"),
+        _ => None,
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -318,11 +328,14 @@ impl fmt::Display for Target {
                 register,
                 index,
                 bits,
-            } => match register.as_str() {
-                "msr" => write!(f, "bits {bits:#x} of MSR {index:#x}"),
-                "idtr" => write!(f, "bits {bits:#x} of the IDTR"),
-                _ => write!(f, "bits {bits:#x} of {}", register.to_uppercase()),
-            },
+            } => {
+                let name = register.to_uppercase();
+                match (register.as_str(), part(register, *index)) {
+                    ("msr", _) => write!(f, "bits {bits:#x} of MSR {index:#x}"),
+                    (_, Some(part)) => write!(f, "bits {bits:#x} of {name} {part}"),
+                    (_, None) => write!(f, "bits {bits:#x} of {name}"),
+                }
+            }
         }
     }
 }

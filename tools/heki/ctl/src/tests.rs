@@ -94,6 +94,28 @@ fn an_event_is_read_whole() {
 }
 
 #[test]
+fn parts_of_a_register_are_told_apart() {
+    for (register, name) in [
+        ("idtr index 0x0", "IDTR base"),
+        ("gdtr index 0x1", "GDTR limit"),
+        ("ldtr index 0x0", "LDTR"),
+        ("tr index 0x0", "TR base"),
+        ("tr index 0x1", "TR limit"),
+        ("tr index 0x2", "TR selector"),
+        ("xcr0 index 0x0", "XCR0"),
+        ("msr index 0x1", "MSR 0x1"),
+    ] {
+        let line = format!(
+            "vcpu0-7 [001] d..1. 1.5: kvm_heki_deny: vcpu 0 rip 0x1 access  gfn 0x0 va 0x0 {register} bits 0x8 \
+             reason pinned"
+        );
+        let text = Event::parse(&line).unwrap().to_string();
+        let end = format!(": DENIED change of bits 0x8 of {name} [registers.pinned]");
+        assert!(text.ends_with(&end), "{text}");
+    }
+}
+
+#[test]
 fn what_is_learned_says_so() {
     let denied =
         "vcpu0-7 [001] d..1. 1.5: kvm_heki_deny: vcpu 0 rip 0x1 access write gfn 0x2 va 0x0 cr0 \
