@@ -70,7 +70,7 @@ pub(crate) struct Filter {
     #[arg(long, value_name = "CLASS", value_enum, value_delimiter = ',')]
     pub(crate) class: Vec<Class>,
 
-    /// Read a saved trace instead of the running one; - is standard input
+    /// Read a saved trace, or heki-vmm's events, instead of the running trace; - is standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
 }
@@ -97,8 +97,8 @@ pub(crate) struct Events {
 /// Arguments of `explain`.
 #[derive(Args, Debug)]
 pub(crate) struct Explain {
-    /// A line of the trace, of the JSON of "events", or an identifier such as write.sealed; - reads
-    /// one line from standard input
+    /// A line of the trace, of the JSON of "events" or of heki-vmm's events, or an identifier such as
+    /// write.sealed; - reads one line from standard input
     #[arg(required = true, value_name = "EVENT")]
     pub(crate) event: Vec<String>,
 

@@ -3,7 +3,8 @@
 //! Events of the trace system `kvm_heki`: from a line to a type and to a line for people.
 //!
 //! `include/trace/events/kvm_heki.h` prints them and Documentation/trace/events-kvm-heki.rst says
-//! what they mean. Any text may come in: a line is an event whole or not at all. Locks: none.
+//! what they mean. heki-vmm's own, in Documentation/admin-guide/heki.rst, are read too. Any text may
+//! come in: a line is an event whole or not at all. Locks: none.
 
 use std::fmt;
 use std::str::SplitWhitespace;
@@ -57,6 +58,12 @@ pub(crate) enum Target {
         #[serde(with = "hex")]
         gfn: u64,
     },
+    /// A guest physical address, which only heki-vmm tells.
+    Address {
+        /// The address.
+        #[serde(with = "hex")]
+        gpa: u64,
+    },
     /// An address in the guest's text.
     Text {
         /// The address.
@@ -65,7 +72,8 @@ pub(crate) enum Target {
     },
     /// A register.
     Register {
-        /// Its name as the trace prints it.
+        /// Its name as the trace prints it. heki-vmm tells the number.
+        #[serde(deserialize_with = "register")]
         register: String,
         /// The number of an MSR.
         #[serde(with = "hex")]
@@ -110,6 +118,20 @@ pub(crate) enum What {
         /// The hypercall's result.
         ret: i64,
     },
+    /// The same, of which heki-vmm tells what its policy says.
+    Request {
+        /// `seal`, `patch`, `grant` or `release`.
+        operation: String,
+        /// What the policy says.
+        allowed: bool,
+    },
+    /// It loaded or started another kernel, which heki-vmm tells.
+    Kexec {
+        /// `load` or `start`.
+        step: String,
+        /// Whether heki-vmm does it.
+        allowed: bool,
+    },
     /// It was denied something, or would have been.
     Denial {
         /// What that was.
@@ -125,15 +147,23 @@ pub(crate) enum What {
     },
 }
 
-/// A line of the trace.
+/// When, and on which thread. heki-vmm tells neither.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Event {
+pub(crate) struct Task {
     /// When, as the trace prints it.
     pub(crate) time: String,
     /// The thread of the vCPU.
     pub(crate) thread: u32,
     /// What that calls itself.
     pub(crate) command: String,
+}
+
+/// A line of the trace, or one of heki-vmm's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Event {
+    /// Of the trace.
+    #[serde(flatten)]
+    pub(crate) task: Option<Task>,
     /// The VMM's process, if it is known.
     #[serde(default)]
     pub(crate) process: Option<u32>,
@@ -169,10 +199,13 @@ impl Event {
         if words.next().is_some() {
             return None;
         }
-        Some(Self {
+        let task = Task {
             time: host::printable(when.split_whitespace().next_back()?),
             thread: thread.parse().ok()?,
             command: host::printable(command),
+        };
+        Some(Self {
+            task: Some(task),
             process: None,
             vcpu,
             rip,
@@ -180,9 +213,14 @@ impl Event {
         })
     }
 
-    /// Reads a line of the trace or of our own JSON.
+    /// Reads a line of the trace, of our own JSON or of heki-vmm's.
     pub(crate) fn parse_any(line: &str) -> Option<Self> {
         Self::parse(line).or_else(|| serde_json::from_str(line).ok())
+    }
+
+    /// The thread of the vCPU, if it is known.
+    pub(crate) fn thread(&self) -> Option<u32> {
+        self.task.as_ref().map(|task| task.thread)
     }
 
     /// The denial's identifier, `CLASS.REASON`.
@@ -323,6 +361,7 @@ impl fmt::Display for Target {
                 Some(gpa) => write!(f, "guest physical page {gpa:#x}"),
                 None => write!(f, "guest frame {gfn:#x}"),
             },
+            Self::Address { gpa } => write!(f, "guest physical address {gpa:#x}"),
             Self::Text { va } => write!(f, "text at {va:#x}"),
             Self::Register {
                 register,
@@ -337,6 +376,15 @@ impl fmt::Display for Target {
                 }
             }
         }
+    }
+}
+
+/// What a VMM said to a request.
+fn answer(allowed: bool) -> &'static str {
+    if allowed {
+        "allowed by the VMM"
+    } else {
+        "refused by the VMM"
     }
 }
 
@@ -363,6 +411,8 @@ impl fmt::Display for What {
                 0 => write!(f, "{operation}: {items} done"),
                 _ => write!(f, "{operation} not done: {outcome}"),
             },
+            Self::Request { operation, allowed } => write!(f, "{operation} {}", answer(*allowed)),
+            Self::Kexec { step, allowed } => write!(f, "kexec {step} {}", answer(*allowed)),
             Self::Denial {
                 class,
                 target,
@@ -389,13 +439,45 @@ impl fmt::Display for What {
 
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.time, self.command)?;
-        match self.process {
-            Some(process) => write!(f, "[{process}]")?,
-            None => write!(f, "[thread {}]", self.thread)?,
+        if let Some(task) = &self.task {
+            write!(f, "{} {}", task.time, task.command)?;
+            match self.process {
+                Some(process) => write!(f, "[{process}] ")?,
+                None => write!(f, "[thread {}] ", task.thread)?,
+            }
         }
-        write!(f, " vcpu {} rip {:#x}: {}", self.vcpu, self.rip, self.what)
+        write!(f, "vcpu {} rip {:#x}: {}", self.vcpu, self.rip, self.what)
     }
+}
+
+/// The names of registers in the trace, by HEKI_REG_*.
+const REGISTERS: [(u32, &str); 8] = [
+    (heki_abi::HEKI_REG_CR0, "cr0"),
+    (heki_abi::HEKI_REG_CR4, "cr4"),
+    (heki_abi::HEKI_REG_XCR0, "xcr0"),
+    (heki_abi::HEKI_REG_MSR, "msr"),
+    (heki_abi::HEKI_REG_IDTR, "idtr"),
+    (heki_abi::HEKI_REG_GDTR, "gdtr"),
+    (heki_abi::HEKI_REG_LDTR, "ldtr"),
+    (heki_abi::HEKI_REG_TR, "tr"),
+];
+
+/// The name of a register, which in JSON is that or its number.
+fn register<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Word {
+        Name(String),
+        Number(u32),
+    }
+    let number = match Word::deserialize(deserializer)? {
+        Word::Name(name) => return Ok(name),
+        Word::Number(number) => number,
+    };
+    let found = REGISTERS.into_iter().find(|(known, _)| *known == number);
+    found
+        .map(|(_, name)| name.to_owned())
+        .ok_or_else(|| serde::de::Error::custom("no number of a register"))
 }
 
 /// Numbers that may have 64 bits are text in JSON.

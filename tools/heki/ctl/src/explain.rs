@@ -35,6 +35,9 @@ use crate::symbols::Symbols;
 /// Longest line that is read.
 const MAX_LINE: u64 = 4096;
 
+/// Why heki-vmm refuses a request, or a kernel.
+const POLICY: &str = "the VMM's policy, see --heki-policy in Documentation/admin-guide/heki.rst";
+
 /// What there is to say.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Explanation {
@@ -159,6 +162,9 @@ fn explain(event: &Event, symbols: Option<&Symbols>, text_gpa: Option<u64>) -> E
                 "{outcome}: see the tables of errors in Documentation/virt/kvm/x86/heki-abi.rst"
             ));
         }
+        What::Request { allowed: false, .. } | What::Kexec { allowed: false, .. } => {
+            explanation.why = Some(POLICY.to_owned());
+        }
         _ => {}
     }
     explanation
@@ -192,6 +198,7 @@ fn describe(target: &Target, symbols: Option<&Symbols>, text_gpa: Option<u64>) -
             gpa.and_then(|gpa| symbols.name_of_gpa(gpa, text))
                 .map(|name| format!("which begins at {name}"))
         }
+        (Target::Address { gpa }, Some(symbols), Some(text)) => symbols.name_of_gpa(*gpa, text),
         (Target::Text { va }, Some(symbols), _) => symbols.name(*va),
         _ => None,
     };

@@ -214,8 +214,8 @@ impl<'a> Follow<'a> {
             if let Some(count) = event::lost(line) {
                 ready.push_back(Next::Lost(count));
             } else if let Some(mut event) = Event::parse_any(line) {
-                if live {
-                    event.process = host::process_of(roots, event.thread);
+                if let (true, Some(thread)) = (live, event.thread()) {
+                    event.process = host::process_of(roots, thread);
                 }
                 if passes(filter, &event) {
                     ready.push_back(Next::Event(Box::new(event)));
@@ -229,7 +229,7 @@ impl<'a> Follow<'a> {
 fn passes(filter: &Filter, event: &Event) -> bool {
     let vm = filter
         .vm
-        .is_none_or(|vm| event.process == Some(vm) || event.thread == vm);
+        .is_none_or(|vm| [event.process, event.thread()].contains(&Some(vm)));
     let class = match &event.what {
         What::Denial { class, .. } => filter.class.is_empty() || filter.class.contains(class),
         _ => filter.class.is_empty(),

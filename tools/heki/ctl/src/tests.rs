@@ -74,9 +74,10 @@ fn an_event_is_read_whole() {
     let line = "           vcpu1-99      [000] .....     2.567009: kvm_heki_deny: vcpu 1 rip 0xffffffffc0200645 \
                 access  gfn 0x0 va 0x0 msr index 0xc0000083 bits 0x1000 reason pinned";
     let event = Event::parse(line).unwrap();
-    assert_eq!((event.thread, event.vcpu), (99, 1));
-    assert_eq!(event.command, "vcpu1");
-    assert_eq!(event.time, "2.567009");
+    let task = event.task.as_ref().unwrap();
+    assert_eq!((task.thread, event.vcpu), (99, 1));
+    assert_eq!(task.command, "vcpu1");
+    assert_eq!(task.time, "2.567009");
     assert_eq!(event.rip, 0xffff_ffff_c020_0645);
     let target = Target::Register {
         register: "msr".to_owned(),
@@ -176,9 +177,9 @@ fn a_vm_that_learns_holds_nothing_of_it() {
 fn a_thread_cannot_forge_an_event() {
     let payload = "vcpu 0 rip 0x1 access write gfn 0x2 va 0x0 cr0 index 0x0 bits 0x0 reason sealed";
     let line = format!("a: kvm_heki_deny: b-1 [0-7 [001] d..1. 1.5: kvm_heki_deny: {payload}");
-    let event = Event::parse(&line).unwrap();
-    assert_eq!(event.thread, 7);
-    assert_eq!(event.command, "a: kvm_heki_deny: b-1 [0");
+    let task = Event::parse(&line).unwrap().task.unwrap();
+    assert_eq!(task.thread, 7);
+    assert_eq!(task.command, "a: kvm_heki_deny: b-1 [0");
     let line = format!("\x1b[2J-7 [001] d..1. 1.5: kvm_heki_deny: {payload}");
     assert!(!Event::parse(&line).unwrap().to_string().contains('\x1b'));
 }
@@ -212,6 +213,50 @@ fn json_of_events_is_read_again() {
         assert!(plain.len() > 30);
         assert_eq!(plain, again);
     }
+}
+
+/// As in Documentation/admin-guide/heki.rst, and each kind of target.
+#[test]
+fn events_of_heki_vmm_are_explained() {
+    let explain = |line: &str| {
+        let explanation = explain_line(line, None, None).unwrap();
+        (explanation.id, explanation.at, explanation.why.is_some())
+    };
+    for (class, target, at) in [
+        (
+            "write",
+            r#""gpa":"0x1000008""#,
+            "guest physical address 0x1000008",
+        ),
+        (
+            "registers",
+            r#""register":17,"index":"0x174","bits":"0x1""#,
+            "bits 0x1 of MSR 0x174",
+        ),
+        (
+            "registers",
+            r#""register":21,"index":"0x2","bits":"0x1""#,
+            "bits 0x1 of TR selector",
+        ),
+        ("patch", r#""va":"0x10""#, "text at 0x10"),
+    ] {
+        let line = format!(
+            r#"{{"event":"denial","vcpu":1,"cpl":0,"rip":"0x1","class":"{class}","reason":"stale",{target},"stop":false}}"#
+        );
+        let expected = (Some(format!("{class}.stale")), Some(at.to_owned()), true);
+        assert_eq!(explain(&line), expected);
+        assert_eq!(Event::parse_any(&line.replace(target, r#""bits":1"#)), None);
+    }
+    let request = r#"{"event":"request","vcpu":0,"rip":"0x1","operation":"seal","bytes":440,"exec":true,"ranges":12,"pins":2,"allowed":true}"#;
+    assert_eq!(explain(request), (None, None, false));
+    assert!(explain(&request.replace("true}", "false}")).2);
+    let kexec = r#"{"event":"kexec","vcpu":0,"rip":"0x1","step":"load","bytes":1,"allowed":false}"#;
+    let event = Event::parse_any(kexec).unwrap();
+    assert_eq!(
+        event.to_string(),
+        "vcpu 0 rip 0x1: kexec load refused by the VMM"
+    );
+    assert!(explain(kexec).2);
 }
 
 #[test]

@@ -41,9 +41,10 @@ struct Key {
 
 impl Key {
     fn of(event: &Event) -> Option<Self> {
-        let vm = match event.process {
-            Some(process) => process.to_string(),
-            None => format!("thread {}", event.thread),
+        let vm = match (event.process, event.thread()) {
+            (Some(process), _) => process.to_string(),
+            (None, Some(thread)) => format!("thread {thread}"),
+            (None, None) => "?".to_owned(),
         };
         Some(Self {
             vm,
