@@ -3,7 +3,7 @@
 //! The reasons of denials: what each means and which invariant it keeps.
 //!
 //! Names and codes are stable: those of HEKI_REASON_* in `include/uapi/linux/heki.h`, the trace and
-//! Documentation/virt/kvm/x86/heki-abi.rst. The invariants are those of
+//! "Identifiers" in Documentation/virt/kvm/x86/heki-abi.rst. The invariants are those of
 //! Documentation/virt/kvm/x86/heki.rst. Used by `explain.rs`. Locks: none.
 
 use crate::event::Class;
@@ -157,7 +157,10 @@ pub(crate) fn invariant(number: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeMap;
+    use std::collections::{
+        BTreeMap,
+        BTreeSet, //
+    };
 
     /// `#define PREFIX NAME NUMBER` of a header.
     fn defines(header: &str, prefix: &str) -> BTreeMap<String, u32> {
@@ -176,6 +179,42 @@ mod tests {
             .iter()
             .map(|reason| (reason.name.to_owned(), reason.code));
         assert_eq!(defines(header, "HEKI_REASON_"), ours.collect());
+    }
+
+    /// Identifier, class and reason of each row of the table in the documentation.
+    fn documented() -> BTreeSet<[String; 3]> {
+        let page = include_str!("../../../../Documentation/virt/kvm/x86/heki-abi.rst");
+        let (_, section) = page.split_once("\nIdentifiers\n").unwrap();
+        let (table, _) = section.split_once("\n4. ").unwrap();
+        // What is before the first row, and the head of the table, are none.
+        let rows = table.split("\n   * - ").skip(2);
+        let cells = |row: &str| {
+            let mut cells = row.split("\n     - ").map(str::to_owned);
+            [(); 3].map(|()| cells.next().unwrap())
+        };
+        rows.map(cells).collect()
+    }
+
+    #[test]
+    fn the_identifiers_are_those_of_the_documentation() {
+        let row = |class: &Class, reason: &Reason| {
+            let (word, number) = (class.as_str(), *class as u32);
+            [
+                format!("{word}.{}", reason.name),
+                // It is HEKI_CLASS_REGISTER that is called registers.
+                format!(
+                    "HEKI_CLASS_{} ({number})",
+                    word.trim_end_matches('s').to_uppercase()
+                ),
+                format!(
+                    "HEKI_REASON_{} ({})",
+                    reason.name.to_uppercase(),
+                    reason.code
+                ),
+            ]
+        };
+        let rows = |reason: &'static Reason| reason.classes.iter().map(|class| row(class, reason));
+        assert_eq!(documented(), REASONS.iter().flat_map(rows).collect());
     }
 
     #[test]
