@@ -10,6 +10,8 @@ use std::time::{
     Instant, //
 };
 
+use serde::Serialize;
+
 use crate::args::Events;
 use crate::event::{
     Event,
@@ -26,6 +28,15 @@ use crate::host::{
 };
 
 const SECOND: Duration = Duration::from_secs(1);
+
+/// An event in JSON, with the identifier of a denial.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    #[serde(flatten)]
+    event: &'a Event,
+}
 
 /// Lets so many through each second and counts the others.
 #[derive(Debug)]
@@ -115,7 +126,8 @@ fn is_denial(event: &Event) -> bool {
 
 fn print(out: &mut dyn Write, json: bool, event: &Event) -> Result<(), Error> {
     if json {
-        write_json(out, event)?;
+        let id = event.id();
+        write_json(out, &Line { id, event })?;
     } else {
         writeln!(out, "{event}")?;
     }

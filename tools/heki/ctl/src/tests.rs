@@ -215,6 +215,16 @@ fn json_of_events_is_read_again() {
     }
 }
 
+#[test]
+fn json_of_a_denial_has_its_identifier() {
+    let json = on_trace("vmx", &["events", "--json"]);
+    for line in json.lines() {
+        let value: Value = serde_json::from_str(line).unwrap();
+        let id = Event::parse_any(line).unwrap().id();
+        assert_eq!(value["id"].as_str(), id.as_deref(), "{line}");
+    }
+}
+
 /// As in Documentation/admin-guide/heki.rst, and each kind of target.
 #[test]
 fn events_of_heki_vmm_are_explained() {
