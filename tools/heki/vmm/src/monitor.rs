@@ -129,6 +129,8 @@ enum Event {
         rip: String,
         class: &'static str,
         reason: &'static str,
+        /// `CLASS.REASON`.
+        id: String,
         #[serde(skip_serializing_if = "Option::is_none")]
         gpa: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -302,12 +304,14 @@ fn kexec(exit: &Exit, outcome: &Outcome) -> Event {
 
 fn denial(exit: &Exit, stop: bool) -> Event {
     let known = |flag| exit.flags & flag != 0;
+    let (class, reason) = (class(exit.denied), reason(exit.reason));
     Event::Denial {
         vcpu: exit.vcpu,
         cpl: exit.cpl,
         rip: hex(exit.rip),
-        class: class(exit.denied),
-        reason: reason(exit.reason),
+        class,
+        reason,
+        id: format!("{class}.{reason}"),
         gpa: known(HEKI_EXIT_HAS_GPA).then(|| hex(exit.gpa)),
         va: known(HEKI_EXIT_HAS_VA).then(|| hex(exit.va)),
         register: known(HEKI_EXIT_HAS_REG).then_some(exit.reg),
@@ -463,8 +467,8 @@ mod tests {
         assert_eq!(
             line(&exit, next),
             "{\"event\":\"denial\",\"vcpu\":0,\"cpl\":0,\"rip\":\"0x0\",\"class\":\"registers\",\
-             \"reason\":\"pinned\",\"register\":0,\"index\":\"0x0\",\"bits\":\"0x10000\",\
-             \"value\":\"0x80000033\",\"stop\":false}\n"
+             \"reason\":\"pinned\",\"id\":\"registers.pinned\",\"register\":0,\"index\":\"0x0\",\
+             \"bits\":\"0x10000\",\"value\":\"0x80000033\",\"stop\":false}\n"
         );
         let exit = Exit {
             flags: HEKI_EXIT_HAS_GPA | HEKI_EXIT_IS_PAUSE,
