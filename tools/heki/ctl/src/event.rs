@@ -279,7 +279,8 @@ impl<'a> Words<'a> {
     }
 }
 
-fn number(word: &str) -> Option<u64> {
+/// A number in hexadecimal, as the kernel prints it.
+pub(crate) fn number(word: &str) -> Option<u64> {
     u64::from_str_radix(word.strip_prefix("0x")?, 16).ok()
 }
 

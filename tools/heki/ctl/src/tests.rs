@@ -345,6 +345,21 @@ fn any_pinned_table_is_that_protection() {
     }
 }
 
+/// A sealed VM in which nothing is pinned, and all sealed memory can be written.
+#[test]
+fn what_takes_nothing_away_holds_nothing() {
+    let text = "state sealed\nexec free\npin cr0 0x0\npin cr4 0x0\nrange 0x1000-0x1fff rwx other\n";
+    let state = State::parse(text);
+    assert!(state.pins.is_empty());
+    assert!(state.protections().iter().all(|one| !one.held));
+    let text = format!("{text}pin cr4 0x800\nrange 0x2000-0x2fff r-x text\n");
+    let held = State::parse(&text)
+        .protections()
+        .into_iter()
+        .filter(|one| one.held);
+    assert!(held.map(|one| one.name).eq(["write", "cr"]));
+}
+
 #[test]
 fn a_guest_that_is_open_holds_nothing() {
     let protections = State::parse("state open\n").protections();

@@ -13,6 +13,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::event;
 use crate::host::{
     self,
     Error,
@@ -132,8 +133,9 @@ impl State {
 
     /// What is held.
     pub(crate) fn protections(&self) -> Vec<Protection> {
+        let is_kept = |range: &Range| !range.rights.contains('w');
         let asked = [
-            ("write", "write", !self.ranges.is_empty()),
+            ("write", "write", self.ranges.iter().any(is_kept)),
             ("exec", "exec", self.exec),
             ("cr", "registers", self.pins_any(&["cr0", "cr4"])),
             ("msr", "registers", self.pins_any(&["msr", "xcr0"])),
@@ -165,9 +167,10 @@ impl State {
     }
 }
 
+/// A pin of no bits is none: the host always has a line for CR0 and CR4.
 fn pin(text: &str) -> Option<Pin> {
     let (register, bits) = text.rsplit_once(' ')?;
-    Some(Pin {
+    (event::number(bits)? != 0).then(|| Pin {
         register: host::printable(register),
         bits: host::printable(bits),
     })
