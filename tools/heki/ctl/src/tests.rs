@@ -3,7 +3,8 @@
 //! Whole commands, on what hosts of ours really printed while they ran a sealed guest.
 //!
 //! `corpus/vmx` and `corpus/svm` are from emulated hosts, an Intel CPU with MBEC and an AMD CPU
-//! without GMET. A trace there has two lines of each form, and cpuinfo the lines that are read.
+//! without GMET. A trace there has two lines of each form, and cpuinfo the lines that are read. The
+//! pins of IDTR have the names that a host gives them since.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -305,6 +306,7 @@ fn status_is_that_of_the_host() {
         "  exec: held",
         "  dt: held",
         "  pin cr0 0x10000",
+        "  pin IDTR base 0xffffffffffffffff",
         "  pin msr 0xc0000082 0xffffffffffffffff",
         "  range 0x5400000-0x5a55fff r-x text",
         "  sites 5923",
