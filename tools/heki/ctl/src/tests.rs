@@ -332,6 +332,30 @@ fn status_is_that_of_the_host() {
     );
 }
 
+#[test]
+fn status_tells_what_a_seal_costs() {
+    let root = std::env::temp_dir().join(format!("hekictl-status-{}", std::process::id()));
+    let vm = root.join("kvm/7-1");
+    std::fs::create_dir_all(&vm).unwrap();
+    let lines = "state sealed\nexec free\nmemory fixed 1096\nmemory map 512\nmemory map\n";
+    std::fs::write(vm.join("heki"), lines).unwrap();
+    let at = root.display().to_string();
+    let say = |more: &[&str]| {
+        let words = [&["hekictl", "status", "--debugfs", &at], more].concat();
+        let mut out = Vec::new();
+        crate::run(&Cli::try_parse_from(words).unwrap(), &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    };
+    let (text, json) = (say(&[]), say(&["--json"]));
+    std::fs::remove_dir_all(&root).unwrap();
+    assert!(
+        text.contains("\n  memory fixed 1096\n  memory map 512\n"),
+        "{text}"
+    );
+    let vms: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(vms[0]["memory"]["fixed"], 1096);
+}
+
 /// As a host printed them that pins all descriptor-table registers.
 #[test]
 fn any_pinned_table_is_that_protection() {

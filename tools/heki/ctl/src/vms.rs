@@ -49,6 +49,8 @@ pub(crate) struct State {
     pub(crate) ranges: Vec<Range>,
     /// Numbers that the host shows by name: `sites`, `probes`, `patch`.
     pub(crate) text: BTreeMap<String, String>,
+    /// Bytes of the host that the seal takes, by what they are for.
+    pub(crate) memory: BTreeMap<String, u64>,
 }
 
 /// A pinned register.
@@ -117,6 +119,7 @@ impl State {
                     let value = host::printable(rest);
                     state.text.insert(name.to_owned(), value);
                 }
+                "memory" => state.memory.extend(memory(rest)),
                 _ => {}
             }
         }
@@ -183,6 +186,11 @@ fn range(text: &str) -> Option<Range> {
         rights: words.next()?,
         kind: words.next()?,
     })
+}
+
+fn memory(text: &str) -> Option<(String, u64)> {
+    let (what, bytes) = text.split_once(' ')?;
+    Some((host::printable(what), bytes.parse().ok()?))
 }
 
 /// The process of a VM's folder, which is called `PID-FD`.
@@ -320,6 +328,9 @@ impl fmt::Display for Vm {
         }
         for (name, value) in &self.state.text {
             writeln!(f, "  {name} {value}")?;
+        }
+        for (what, bytes) in &self.state.memory {
+            writeln!(f, "  memory {what} {bytes}")?;
         }
         writeln!(f, "  counters from {}", self.counters_from)?;
         for (name, value) in &self.counters {
