@@ -4,7 +4,7 @@
 //!
 //! The file `heki` there is printed by `virt/kvm/heki/show.rs`; the counters are KVM's statistics,
 //! from [`stats`] or, if the VMM does not keep them open, from debugfs too. Without debugfs there are
-//! the counters alone.
+//! the counters alone, and only of VMs in which one has moved.
 //! Lines that are unknown are left out, so that an older hekictl reads a newer host. Locks: none.
 
 use std::collections::BTreeMap;
@@ -253,6 +253,11 @@ fn is_alone(folders: &[String], of: u32) -> bool {
     same.next().is_some() && same.next().is_none()
 }
 
+/// Each VM has the counters of Heki. Of one that takes no part none ever moves.
+fn has_asked(counters: &Counters) -> bool {
+    counters.values().any(|count| *count != 0)
+}
+
 fn without_debugfs(roots: &Roots, is_wanted: impl Fn(&u32) -> bool) -> Result<Vec<Vm>, Error> {
     let processes = host::names(&roots.procfs)?;
     let processes = processes.iter().filter_map(|name| name.parse().ok());
@@ -262,7 +267,7 @@ fn without_debugfs(roots: &Roots, is_wanted: impl Fn(&u32) -> bool) -> Result<Ve
             state: UNKNOWN.to_owned(),
             ..State::default()
         };
-        (!counters.is_empty()).then(|| Vm::new(roots, process, state, counters, STATISTICS))
+        has_asked(&counters).then(|| Vm::new(roots, process, state, counters, STATISTICS))
     };
     Ok(processes.filter(is_wanted).filter_map(vm).collect())
 }
@@ -337,5 +342,21 @@ impl fmt::Display for Vm {
             writeln!(f, "  count {name} {value}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_never_asked_may_take_no_part() {
+        let of = |counts: [u64; 2]| {
+            let names = ["query", "seal"].map(str::to_owned);
+            Counters::from_iter(names.into_iter().zip(counts))
+        };
+        assert!(!has_asked(&Counters::new()));
+        assert!(!has_asked(&of([0, 0])));
+        assert!(has_asked(&of([1, 0])));
     }
 }
