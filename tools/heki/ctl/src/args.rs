@@ -111,9 +111,9 @@ pub(crate) struct Explain {
     pub(crate) system_map: Option<PathBuf>,
 
     /// How far KASLR moved the guest's kernel: address of _text in its /proc/kallsyms less that in
-    /// the file
-    #[arg(long, value_name = "HEX", default_value = "0", value_parser = hex)]
-    pub(crate) kaslr_offset: u64,
+    /// the file. Without it names are those of a kernel that was not moved, and say so
+    #[arg(long, value_name = "HEX", value_parser = hex)]
+    pub(crate) kaslr_offset: Option<u64>,
 
     /// Guest physical address of _text: where the first range "text" of "status" begins
     #[arg(long, value_name = "HEX", value_parser = hex)]

@@ -182,12 +182,15 @@ impl Explanation {
 
 /// An address of the guest and its name.
 fn place(address: u64, symbols: Option<&Symbols>) -> String {
-    match symbols.map(|symbols| symbols.name(address)) {
-        None => format!("{address:#x}"),
-        Some(None) => {
-            format!("{address:#x}, not in the kernel's image: a module, or no text at all")
+    let Some(symbols) = symbols else {
+        return format!("{address:#x}");
+    };
+    match symbols.name(address) {
+        None => {
+            let proviso = symbols.proviso();
+            format!("{address:#x}, not in the kernel's image{proviso}: a module, or no text at all")
         }
-        Some(Some(name)) => format!("{address:#x}, {name}"),
+        Some(name) => format!("{address:#x}, {name}"),
     }
 }
 

@@ -31,8 +31,8 @@ pub(crate) struct Symbols {
     names: BTreeMap<u64, String>,
     start: Option<u64>,
     end: Option<u64>,
-    /// What KASLR adds to every address.
-    pub(crate) kaslr_offset: u64,
+    /// What KASLR adds to every address, if it is known.
+    pub(crate) kaslr_offset: Option<u64>,
 }
 
 impl Symbols {
@@ -97,9 +97,18 @@ impl Symbols {
         (self.start? < self.end?).then_some(self)
     }
 
-    /// `NAME+0xOFFSET` of an address of the running kernel.
+    /// `NAME+0xOFFSET` of an address of the running kernel, and what that rests on.
     pub(crate) fn name(&self, address: u64) -> Option<String> {
-        self.link_name(address.wrapping_sub(self.kaslr_offset))
+        let name = self.link_name(address.wrapping_sub(self.kaslr_offset.unwrap_or(0)))?;
+        Some(name + self.proviso())
+    }
+
+    /// A kernel that was moved has other names at the same addresses.
+    pub(crate) fn proviso(&self) -> &'static str {
+        match self.kaslr_offset {
+            Some(_) => "",
+            None => " if the kernel was not moved (--kaslr-offset)",
+        }
     }
 
     /// The same of a guest physical address, where `_text` is at `text_gpa`.
@@ -133,7 +142,8 @@ ffffffff81003000 B _end
 
     #[test]
     fn addresses_have_names() {
-        let symbols = Symbols::parse_map(MAP).unwrap();
+        let mut symbols = Symbols::parse_map(MAP).unwrap();
+        symbols.kaslr_offset = Some(0);
         let name = |address| symbols.name(address);
         assert_eq!(name(0xffff_ffff_8100_0115).as_deref(), Some("one+0x5"));
         assert_eq!(
@@ -154,12 +164,22 @@ ffffffff81003000 B _end
     #[test]
     fn a_moved_kernel_has_the_same_names() {
         let mut symbols = Symbols::parse_map(MAP).unwrap();
-        symbols.kaslr_offset = 0x3d60_0000;
+        symbols.kaslr_offset = Some(0x3d60_0000);
         assert_eq!(
             symbols.name(0xffff_ffff_be60_0110).as_deref(),
             Some("one+0x0")
         );
         assert_eq!(symbols.name(0xffff_ffff_8100_0110), None);
+    }
+
+    #[test]
+    fn a_name_says_what_it_rests_on() {
+        let symbols = Symbols::parse_map(MAP).unwrap();
+        let name = symbols.name(0xffff_ffff_8100_0110).unwrap();
+        assert_eq!(name, "one+0x0 if the kernel was not moved (--kaslr-offset)");
+        // Where it begins in memory is told apart from that.
+        let name = symbols.name_of_gpa(0x540_2004, 0x540_0000);
+        assert_eq!(name.as_deref(), Some("two+0x4"));
     }
 
     #[test]

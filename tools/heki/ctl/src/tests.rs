@@ -467,6 +467,7 @@ fn explanations_name_places() {
     let at = map.display().to_string();
     let line = "vcpu0-7 [001] ..... 1.5: kvm_heki_deny: vcpu 0 rip 0xffffffff82002010 access write gfn 0x5402 va 0x0 cr0 \
                 index 0x0 bits 0x0 reason sealed";
+    let (_, unmoved) = hekictl("vmx", &["explain", line, "--system-map", &at]);
     let options = [
         "--kaslr-offset",
         "0x1000000",
@@ -493,6 +494,10 @@ fn explanations_name_places() {
         "{text}"
     );
     assert!(text.contains("invariant: I1: "), "{text}");
+    assert!(
+        unmoved.contains(" if the kernel was not moved (--kaslr-offset): a module"),
+        "{unmoved}"
+    );
     let (good, text) = hekictl("vmx", &["explain", "write.pinned"]);
     assert!(!good);
     assert_eq!(text, "no event of Heki: write.pinned");
