@@ -20,6 +20,7 @@ use std::path::{
 };
 
 use clap::Args;
+use rustix::process::geteuid;
 use serde::Serialize;
 
 /// Most bytes of one file of the kernel. A VM with the most ranges that there can be has a tenth.
@@ -76,6 +77,11 @@ pub(crate) enum Error {
     NotMounted { what: &'static str, path: PathBuf },
     #[error("{0}: only root may do that")]
     NotRoot(PathBuf),
+    #[error(
+        "{0}: root may not do that here: the kernel is locked down (/sys/kernel/security/lockdown), or this \
+         process lacks a capability, as in a container"
+    )]
+    Denied(PathBuf),
     #[error("KVM is not loaded: {0} is not there")]
     NoKvm(PathBuf),
     #[error("this host's KVM has no Heki: {0} is not there (CONFIG_KVM_HEKI)")]
@@ -98,11 +104,21 @@ impl Error {
     /// The error of an operation on `path`.
     pub(crate) fn file(path: &Path, source: io::Error) -> Self {
         match source.kind() {
-            ErrorKind::PermissionDenied => Self::NotRoot(path.to_owned()),
+            ErrorKind::PermissionDenied => Self::denied(path, geteuid().is_root()),
             _ => Self::File {
                 path: path.to_owned(),
                 source,
             },
+        }
+    }
+
+    /// The error of what somebody may not do on `path`, who may be root.
+    fn denied(path: &Path, is_root: bool) -> Self {
+        let path = path.to_owned();
+        if is_root {
+            Self::Denied(path)
+        } else {
+            Self::NotRoot(path)
         }
     }
 }
@@ -189,4 +205,16 @@ pub(crate) fn command_of(roots: &Roots, process: u32) -> Option<String> {
 pub(crate) fn printable(text: &str) -> String {
     let replace = |c: char| if c.is_control() { '?' } else { c };
     text.chars().map(replace).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_not_told_to_become_root() {
+        let say = |is_root| Error::denied(Path::new("/x"), is_root).to_string();
+        assert_eq!(say(false), "/x: only root may do that");
+        assert!(say(true).contains("lockdown") && say(true).contains("capability"));
+    }
 }
