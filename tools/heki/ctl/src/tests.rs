@@ -506,14 +506,27 @@ fn explanations_name_places() {
 #[test]
 fn top_counts_all_denials() {
     let text = on_trace("vmx", &["top", "--json"]);
-    let rows: Value = serde_json::from_str(&text).unwrap();
-    let total: u64 = rows
+    let view: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(view["lost"], 0);
+    let total: u64 = view["rows"]
         .as_array()
         .unwrap()
         .iter()
         .map(|row| row["total"].as_u64().unwrap())
         .sum();
     assert_eq!(total, trace("vmx").matches("kvm_heki_deny").count() as u64);
+}
+
+#[test]
+fn top_tells_what_was_lost() {
+    let trace = std::env::temp_dir().join(format!("hekictl-lost-{}", std::process::id()));
+    std::fs::write(&trace, "CPU:1 [LOST 30 EVENTS]\nCPU:0 [LOST 4 EVENTS]\n").unwrap();
+    let at = trace.display().to_string();
+    let (_, json) = hekictl("vmx", &["top", "--json", "--file", &at]);
+    let (_, text) = hekictl("vmx", &["top", "--file", &at]);
+    std::fs::remove_file(&trace).unwrap();
+    assert_eq!(json, "{\"rows\":[],\"lost\":34}\n");
+    assert!(text.ends_with("\n(34 events lost)\n"), "{text}");
 }
 
 #[test]

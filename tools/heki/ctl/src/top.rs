@@ -75,6 +75,14 @@ struct Row {
     last: String,
 }
 
+/// What is shown at a time.
+#[derive(Serialize)]
+struct View {
+    rows: Vec<Row>,
+    /// Events that the kernel dropped since the first view.
+    lost: u64,
+}
+
 /// All rows.
 #[derive(Debug, Default)]
 struct Table {
@@ -163,7 +171,10 @@ fn show(
     clear: bool,
     out: &mut dyn Write,
 ) -> Result<(), Error> {
-    let view = table.view(rows);
+    let view = View {
+        rows: table.view(rows),
+        lost: table.lost,
+    };
     if json {
         write_json(out, &view)?;
         return Ok(out.flush()?);
@@ -181,7 +192,7 @@ fn show(
         total,
         new,
         last,
-    } in view
+    } in view.rows
     {
         let Key { vm, id, rip } = key;
         writeln!(
@@ -189,8 +200,8 @@ fn show(
             "{total:>8} {new:>8} {vm:<14} {id:<22} {rip:<18} {last}"
         )?;
     }
-    if table.lost != 0 {
-        writeln!(out, "({} events lost)", table.lost)?;
+    if view.lost != 0 {
+        writeln!(out, "({} events lost)", view.lost)?;
     }
     Ok(out.flush()?)
 }
