@@ -101,7 +101,7 @@ impl Instance {
         let events = tracefs.join("events/kvm_heki");
         host::expect("tracefs", tracefs, &events, Error::NoHeki)?;
         let path = tracefs.join(format!("instances/hekictl-{}", std::process::id()));
-        fs::create_dir(&path).map_err(|source| Error::file(&path, source))?;
+        make_anew(&path).map_err(|source| Error::file(&path, source))?;
         let instance = Self(path);
         // A reader is woken by the first event, not by half a buffer of them.
         instance.put("buffer_percent", "0")?;
@@ -117,6 +117,15 @@ impl Instance {
     fn put(&self, file: &str, value: &str) -> Result<(), Error> {
         let path = self.0.join(file);
         fs::write(&path, value).map_err(|source| Error::file(&path, source))
+    }
+}
+
+/// Makes the folder of an instance. One of its name is what a killed process of our number left: one
+/// that is read cannot be removed.
+fn make_anew(path: &Path) -> io::Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => fs::create_dir(path),
     }
 }
 
@@ -295,6 +304,18 @@ fn wait_for(pipe: &File, signals: &SignalFd, wait: Duration) -> Result<bool, Err
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed() {
+        let path = std::env::temp_dir().join(format!("hekictl-instance-{}", std::process::id()));
+        make_anew(&path).unwrap();
+        make_anew(&path).unwrap();
+        // In use, which a folder of this file system is if it is not empty.
+        fs::write(path.join("used"), "").unwrap();
+        let used = make_anew(&path);
+        fs::remove_dir_all(&path).unwrap();
+        assert!(used.is_err());
+    }
 
     fn cut(bytes: &[u8]) -> Vec<String> {
         let mut lines = Lines::default();
