@@ -62,6 +62,10 @@ struct Vendor {
     tdp: &'static str,
     exec: &'static str,
     no_exec: &'static str,
+    /// What makes loads of descriptor-table registers exit.
+    tables: &'static str,
+    /// Only on a CPU with UMIP: on others KVM has the same exits emulate it.
+    tables_need_umip: bool,
 }
 
 const VENDORS: [Vendor; 2] = [
@@ -72,6 +76,8 @@ const VENDORS: [Vendor; 2] = [
         exec: "mbec",
         no_exec: "a CPU with MBEC (ept_mode_based_exec in /proc/cpuinfo), and kvm_intel.mbec=1; without it the \
                   execution allow-list is not offered",
+        tables: "descriptor-table exiting, if the CPU has it: /proc/cpuinfo does not show it",
+        tables_need_umip: true,
     },
     Vendor {
         flag: "svm",
@@ -80,7 +86,29 @@ const VENDORS: [Vendor; 2] = [
         exec: "gmet",
         no_exec: "a CPU with GMET (CPUID Fn8000_000A EDX bit 17), and kvm_amd.gmet=1; without it the execution \
                   allow-list is not offered",
+        tables: "intercepts of their loads",
+        tables_need_umip: false,
     },
+];
+
+const NO_BIT: &str = "a CPU that has it; its bit cannot be pinned";
+
+/// What has a bit of CR4 that can be pinned: name, the flags that show it, and what to do without.
+const FEATURES: [(&str, &[&str], &str); 5] = [
+    (
+        "smep",
+        &["smep"],
+        "a CPU that has it; its bit cannot be pinned, and without it there is no allow-list",
+    ),
+    ("smap", &["smap"], NO_BIT),
+    ("umip", &["umip"], NO_BIT),
+    ("fsgsbase", &["fsgsbase"], NO_BIT),
+    (
+        "cet",
+        &["user_shstk", "ibt"],
+        "a CPU that has it; its bit cannot be pinned. A host without CONFIG_X86_USER_SHADOW_STACK does not \
+         show shadow stacks, and KVM may offer them all the same",
+    ),
 ];
 
 impl Report {
@@ -135,21 +163,9 @@ pub(crate) fn examine(roots: &Roots) -> Report {
     if let Some(vendor) = vendor {
         examine_vendor(&mut report, roots, vendor);
     }
-    for (name, flag) in [("smep", "smep"), ("smap", "smap"), ("umip", "umip")] {
-        let found = if flags.contains(&flag) {
-            "in the CPU"
-        } else {
-            "not in the CPU"
-        };
-        let what =
-            "a CPU that has it; its bit cannot be pinned, and without SMEP there is no allow-list";
-        report.add(
-            name,
-            flags.contains(&flag),
-            found.to_owned(),
-            Verdict::Weaker,
-            what,
-        );
+    examine_features(&mut report, &flags);
+    if let Some(vendor) = vendor {
+        examine_tables(&mut report, vendor);
     }
     examine_views(&mut report, roots);
     report.protections = protections(&report);
@@ -250,6 +266,34 @@ fn examine_vendor(report: &mut Report, roots: &Roots, vendor: &Vendor) {
     );
 }
 
+fn examine_features(report: &mut Report, flags: &[&str]) {
+    for (name, shown_by, remedy) in FEATURES {
+        let ok = shown_by.iter().any(|flag| flags.contains(flag));
+        let found = if ok {
+            "in the CPU"
+        } else {
+            "not among the CPU's flags"
+        };
+        report.add(name, ok, found.to_owned(), Verdict::Weaker, remedy);
+    }
+}
+
+fn examine_tables(report: &mut Report, vendor: &Vendor) {
+    let ok = !vendor.tables_need_umip || report.is_ok("umip");
+    let found = if ok {
+        vendor.tables
+    } else {
+        "no UMIP in the CPU"
+    };
+    report.add(
+        "dt",
+        ok,
+        found.to_owned(),
+        Verdict::Weaker,
+        "a CPU with UMIP; on one without KVM emulates that, by the exits that would hold IDTR, GDTR, LDTR and TR",
+    );
+}
+
 fn examine_views(report: &mut Report, roots: &Roots) {
     let views = [
         ("debugfs", &roots.debugfs, "kvm", "mount -t debugfs none /sys/kernel/debug, as root; for hekictl status"),
@@ -291,11 +335,15 @@ fn protections(report: &Report) -> Vec<&'static str> {
         return Vec::new();
     }
     let exec = (report.is_ok("mbec") || report.is_ok("gmet")) && report.is_ok("smep");
-    let mut names = vec!["write", "cr", "msr", "dt"];
-    if exec {
-        names.insert(1, "exec");
-    }
-    names
+    let all = [
+        ("write", true),
+        ("exec", exec),
+        ("cr", true),
+        ("msr", true),
+        ("dt", report.is_ok("dt")),
+    ];
+    let held = all.into_iter().filter(|(_, held)| *held);
+    held.map(|(name, _)| name).collect()
 }
 
 /// Prints what was found; whether the host is able.
@@ -323,4 +371,43 @@ pub(crate) fn run(roots: &Roots, json: bool, out: &mut dyn Write) -> Result<bool
         writeln!(out, "this host cannot hold anything")?;
     }
     Ok(report.able)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn examined(vendor: &Vendor, flags: &[&str]) -> Report {
+        let mut report = Report::new();
+        examine_features(&mut report, flags);
+        examine_tables(&mut report, vendor);
+        report
+    }
+
+    #[test]
+    fn tables_are_held_as_the_host_decides() {
+        let [intel, amd] = &VENDORS;
+        let without = examined(intel, &["smep", "smap"]);
+        assert_eq!(protections(&without), ["write", "cr", "msr"]);
+        assert!(!without.is_ok("dt"));
+        for report in [examined(intel, &["umip"]), examined(amd, &[])] {
+            assert_eq!(protections(&report), ["write", "cr", "msr", "dt"]);
+        }
+        assert!(examined(intel, &["umip"])
+            .findings
+            .iter()
+            .any(|finding| finding.name == "dt"
+                && finding.found.contains("cpuinfo does not show it")));
+    }
+
+    #[test]
+    fn each_pinned_bit_is_looked_for() {
+        let [intel, _] = &VENDORS;
+        let none = examined(intel, &[]);
+        let all = examined(intel, &["smep", "smap", "umip", "fsgsbase", "ibt"]);
+        for (name, ..) in FEATURES {
+            assert!(!none.is_ok(name) && all.is_ok(name), "{name}");
+        }
+        assert!(examined(intel, &["user_shstk"]).is_ok("cet"));
+    }
 }

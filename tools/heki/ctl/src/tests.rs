@@ -424,6 +424,8 @@ fn check_says_what_can_be_held() {
         text.contains("this host can hold: write, exec, cr, msr, dt\n"),
         "{text}"
     );
+    assert!(text.contains("ok       fsgsbase"), "{text}");
+    assert!(text.contains("weaker   cet"), "{text}");
     let (able, text) = hekictl("svm", &["check"]);
     assert!(able);
     assert!(text.contains("weaker   gmet"), "{text}");
