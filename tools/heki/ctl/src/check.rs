@@ -64,8 +64,6 @@ struct Vendor {
     no_exec: &'static str,
     /// What makes loads of descriptor-table registers exit.
     tables: &'static str,
-    /// Only on a CPU with UMIP: on others KVM has the same exits emulate it.
-    tables_need_umip: bool,
 }
 
 const VENDORS: [Vendor; 2] = [
@@ -77,7 +75,6 @@ const VENDORS: [Vendor; 2] = [
         no_exec: "a CPU with MBEC (ept_mode_based_exec in /proc/cpuinfo), and kvm_intel.mbec=1; without it the \
                   execution allow-list is not offered",
         tables: "descriptor-table exiting, if the CPU has it: /proc/cpuinfo does not show it",
-        tables_need_umip: true,
     },
     Vendor {
         flag: "svm",
@@ -87,7 +84,6 @@ const VENDORS: [Vendor; 2] = [
         no_exec: "a CPU with GMET (CPUID Fn8000_000A EDX bit 17), and kvm_amd.gmet=1; without it the execution \
                   allow-list is not offered",
         tables: "intercepts of their loads",
-        tables_need_umip: false,
     },
 ];
 
@@ -101,7 +97,11 @@ const FEATURES: [(&str, &[&str], &str); 5] = [
         "a CPU that has it; its bit cannot be pinned, and without it there is no allow-list",
     ),
     ("smap", &["smap"], NO_BIT),
-    ("umip", &["umip"], NO_BIT),
+    (
+        "umip",
+        &["umip"],
+        "a CPU that has it; KVM emulates it on most others, and its bit can be pinned there, too",
+    ),
     ("fsgsbase", &["fsgsbase"], NO_BIT),
     (
         "cet",
@@ -279,19 +279,7 @@ fn examine_features(report: &mut Report, flags: &[&str]) {
 }
 
 fn examine_tables(report: &mut Report, vendor: &Vendor) {
-    let ok = !vendor.tables_need_umip || report.is_ok("umip");
-    let found = if ok {
-        vendor.tables
-    } else {
-        "no UMIP in the CPU"
-    };
-    report.add(
-        "dt",
-        ok,
-        found.to_owned(),
-        Verdict::Weaker,
-        "a CPU with UMIP; on one without KVM emulates that, by the exits that would hold IDTR, GDTR, LDTR and TR",
-    );
+    report.add("dt", true, vendor.tables.to_owned(), Verdict::Weaker, "");
 }
 
 fn examine_views(report: &mut Report, roots: &Roots) {
@@ -335,15 +323,11 @@ fn protections(report: &Report) -> Vec<&'static str> {
         return Vec::new();
     }
     let exec = (report.is_ok("mbec") || report.is_ok("gmet")) && report.is_ok("smep");
-    let all = [
-        ("write", true),
-        ("exec", exec),
-        ("cr", true),
-        ("msr", true),
-        ("dt", report.is_ok("dt")),
-    ];
-    let held = all.into_iter().filter(|(_, held)| *held);
-    held.map(|(name, _)| name).collect()
+    let mut names = vec!["write", "cr", "msr", "dt"];
+    if exec {
+        names.insert(1, "exec");
+    }
+    names
 }
 
 /// Prints what was found; whether the host is able.
@@ -385,19 +369,11 @@ mod tests {
     }
 
     #[test]
-    fn tables_are_held_as_the_host_decides() {
-        let [intel, amd] = &VENDORS;
-        let without = examined(intel, &["smep", "smap"]);
-        assert_eq!(protections(&without), ["write", "cr", "msr"]);
-        assert!(!without.is_ok("dt"));
-        for report in [examined(intel, &["umip"]), examined(amd, &[])] {
-            assert_eq!(protections(&report), ["write", "cr", "msr", "dt"]);
-        }
-        assert!(examined(intel, &["umip"])
-            .findings
-            .iter()
-            .any(|finding| finding.name == "dt"
-                && finding.found.contains("cpuinfo does not show it")));
+    fn what_is_not_shown_of_tables_is_said() {
+        let [intel, _] = &VENDORS;
+        let report = examined(intel, &[]);
+        let tables = report.findings.iter().find(|finding| finding.name == "dt");
+        assert!(tables.is_some_and(|dt| dt.found.contains("cpuinfo does not show it")));
     }
 
     #[test]
