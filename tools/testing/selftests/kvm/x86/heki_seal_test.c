@@ -158,7 +158,7 @@ static const struct refusal refusals[] = {
 	  .pin = { PIN(CR0, X86_CR0_WP | X86_CR0_AM) } },
 	{ "pin of what cannot be pinned in CR0", KVM_EOPNOTSUPP,
 	  .pin = { PIN(CR0, X86_CR0_WP | X86_CR0_TS) } },
-	{ "pin of paging", KVM_EOPNOTSUPP, .pin = { PIN(CR0, X86_CR0_PG) } },
+	{ "pin of protected mode", KVM_EOPNOTSUPP, .pin = { PIN(CR0, X86_CR0_PE) } },
 	{ "pin of what cannot be pinned in CR4", KVM_EOPNOTSUPP,
 	  .pin = { PIN(CR4, X86_CR4_SMEP | X86_CR4_PGE) } },
 	{ "pin beyond 32 bits", KVM_EOPNOTSUPP, .pin = { PIN(CR0, 1ull << 32) } },
