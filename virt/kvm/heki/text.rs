@@ -34,6 +34,7 @@ use crate::{
             },
             sites::{
                 self,
+                Packed,
                 Site, //
             },
             Env,
@@ -79,7 +80,7 @@ pub(crate) struct Facts {
     /// Addresses that the rules know by name.
     areas: Areas,
     /// Jump labels, static calls and ftrace sites of modules, sorted.
-    sites: KVVec<Site>,
+    sites: KVVec<Packed>,
     /// Where the VMM allows breakpoints, sorted, with what stands there.
     probes: KVVec<Probe>,
     /// Where the text begins of which the VMM gave the profile, if it gave one.
@@ -364,7 +365,7 @@ fn each_trampoline(
     range: Range<u64>,
     env: &Env<'_>,
     sealed: &Sealed<'_>,
-    sites: &mut KVVec<Site>,
+    sites: &mut KVVec<Packed>,
 ) -> Result<(), Refusal> {
     // The last trampoline of a chunk may reach into the next one.
     const STEP: usize = 1024;
@@ -387,8 +388,8 @@ fn each_trampoline(
     Ok(())
 }
 
-fn add(sites: &mut KVVec<Site>, site: Option<Site>) -> Result<(), Refusal> {
-    let Some(site) = site else {
+fn add(sites: &mut KVVec<Packed>, site: Option<Site>) -> Result<(), Refusal> {
+    let Some(site) = site.and_then(|site| Packed::new(&site)) else {
         return Ok(());
     };
     if sites.len() >= abi::HEKI_MAX_SITES as usize {

@@ -23,7 +23,7 @@ use super::{
 use areas::Areas;
 use probes::Probe;
 use profile::Placed;
-use sites::Site;
+use sites::Packed;
 
 pub mod areas;
 pub mod insn;
@@ -52,7 +52,7 @@ pub struct Env<'a> {
     /// The addresses that the guest gave.
     pub areas: &'a Areas,
     /// Jump labels, static calls and ftrace sites of modules, as [`sites::finish`] left them.
-    pub sites: &'a [Site],
+    pub sites: &'a [Packed],
     /// Where breakpoints are allowed, as [`probes::finish`] left them.
     pub probes: &'a [Probe],
     /// The profile of the guest's kernel, if the VMM gave one that fits.

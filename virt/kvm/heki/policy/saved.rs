@@ -25,7 +25,7 @@ use super::{
     patch::{
         areas::Areas,
         probes::Probe,
-        sites::Site, //
+        sites::Packed, //
     },
     pin::Pins,
     refusal::Refusal,
@@ -53,7 +53,7 @@ pub struct Source<'a> {
     /// What the guest said of its text.
     pub areas: &'a Areas,
     /// Instructions that may change, as [`finish`](super::patch::sites::finish) left them.
-    pub sites: &'a [Site],
+    pub sites: &'a [Packed],
     /// Where breakpoints are allowed, as [`finish`](super::patch::probes::finish) left them.
     pub probes: &'a [Probe],
     /// Where the text begins of which the VMM gave the profile, if it did.
@@ -217,7 +217,7 @@ impl Out<'_> {
             abi::HEKI_RECORD_VALUES => {
                 self.put_all(source.pinned().map(|pin| pin.value & pin.mask))
             }
-            abi::HEKI_RECORD_SITES => self.put_all(source.sites.iter().map(Site::save)),
+            abi::HEKI_RECORD_SITES => self.put_all(source.sites.iter().map(Packed::save)),
             _ => self.put_all(source.probes.iter().map(Probe::save)),
         }
     }
@@ -347,9 +347,9 @@ impl<'a> Seal<'a> {
     }
 
     /// The instructions that may change, in order.
-    pub fn sites(&self) -> impl Iterator<Item = Site> + 'a {
+    pub fn sites(&self) -> impl Iterator<Item = Packed> + 'a {
         let all = self.sites.iter();
-        all.filter_map(|site| Site::restore(&site.get()))
+        all.filter_map(|site| Packed::restore(&site.get()))
     }
 
     /// The number of probes.
@@ -448,7 +448,8 @@ fn check_sites(sites: &[Unalign<abi::Place>]) -> Result<(), Refusal> {
     }
     let mut end = 0;
     for saved in sites {
-        let site = Site::restore(&saved.get()).ok_or(Refusal::BadRecord)?;
+        let packed = Packed::restore(&saved.get()).ok_or(Refusal::BadRecord)?;
+        let site = packed.site();
         if site.va < end {
             return Err(Refusal::Overlap);
         }

@@ -8,7 +8,7 @@ use heki_policy::address;
 use heki_policy::map::{Map, Region};
 use heki_policy::patch::areas::Areas;
 use heki_policy::patch::probes::Probe;
-use heki_policy::patch::sites::{self, Site};
+use heki_policy::patch::sites::{self, Packed};
 use heki_policy::refusal::Refusal;
 use heki_policy::registers::Held;
 use heki_policy::request::{build, Caps};
@@ -30,7 +30,7 @@ pub(crate) fn rewrite(bytes: &[u8], caps: &Caps) -> Result<Vec<u8>, Refusal> {
     };
     let regions = regions(seal)?;
     let held: Vec<Held> = seal.kept().map(|(pin, value)| held(&pin, value)).collect();
-    let sites: Vec<Site> = seal.sites().collect();
+    let sites: Vec<Packed> = seal.sites().collect();
     let probes: Vec<Probe> = seal.probes().collect();
     assert_eq!(
         (sites.len(), probes.len()),

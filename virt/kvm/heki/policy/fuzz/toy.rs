@@ -6,7 +6,7 @@ use heki_abi::*;
 use heki_policy::patch::areas::Areas;
 use heki_policy::patch::probes::{self, Probe};
 use heki_policy::patch::profile::Profile;
-use heki_policy::patch::sites::{Rule, Site};
+use heki_policy::patch::sites::{Packed, Rule, Site};
 use heki_policy::patch::{Env, Text};
 use zerocopy::IntoBytes;
 
@@ -247,9 +247,10 @@ impl Toy {
                 .matches(TEXT, TEXT_LEN, b"toy")
                 .expect("this kernel")
         });
+        let sites = packed(&self.sites);
         let env = Env {
             areas: &areas,
-            sites: &self.sites,
+            sites: &sites,
             probes: &[],
             profile,
         };
@@ -400,6 +401,12 @@ fn sites() -> Vec<Site> {
     ]
     .map(|(va, len, rule)| Site { va, len, rule })
     .to_vec()
+}
+
+/// The `sites` as the host keeps them.
+pub(crate) fn packed(sites: &[Site]) -> Vec<Packed> {
+    let pack = |site| Packed::new(site).expect("in reach of the kernel");
+    sites.iter().map(pack).collect()
 }
 
 fn offset(va: u64) -> u32 {

@@ -26,7 +26,7 @@ use super::{
     },
     profile::CALL_BYTES,
     read,
-    sites::Site,
+    sites,
     target::ENDBR64,
     Env,
     Text, //
@@ -146,13 +146,10 @@ fn is_taken(start: u64, end: u64, env: &Env<'_>) -> bool {
     ];
 
     let overlaps = |va: u64, len: u64| va < end && start < va.saturating_add(len);
-    let is_site = |site: &Site| overlaps(site.va, site.len.into());
-    let before_end = env.sites.partition_point(|site| site.va < end);
-    let sites = env.sites.get(..before_end).unwrap_or_default();
     let calls = CALLS.into_iter().filter_map(|kind| env.areas.va(kind));
     let mut templates = TEMPLATES.into_iter().filter_map(|kind| env.areas.get(kind));
     // Sites share no byte, so that only the last one can reach so far.
-    sites.last().is_some_and(is_site)
+    sites::last_before(env.sites, end).is_some_and(|site| overlaps(site.va, site.len.into()))
         || env
             .profile
             .is_some_and(|profile| profile.has_call_in(start, end))

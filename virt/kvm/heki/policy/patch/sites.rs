@@ -5,7 +5,7 @@
 //! Read once, at the seal, from tables in sealed memory and, for trampolines, from the text: an entry
 //! is taken if its instruction is in sealed text and has one of the forms that the kernel would write
 //! there. What the profile or the guest freezes, by its key or as a trampoline, is kept as such.
-//! [`finish`] makes the list that [`rules`](super::rules) search.
+//! [`finish`] makes the list that [`rules`](super::rules) search, of sites that are [`Packed`].
 //! Neighbours: the host goes through the tables and reads the keys. Locks: none.
 //!
 //! Layouts are those of `include/linux/jump_label.h` and `include/linux/static_call_types.h`; a
@@ -54,6 +54,41 @@ pub enum Rule {
     Ftrace,
 }
 
+impl Rule {
+    const fn new(class: Class, target: u64) -> Self {
+        match class {
+            Class::Frozen => Self::Frozen,
+            Class::JumpLabel => Self::JumpLabel { target },
+            Class::Call => Self::StaticCall {
+                tail: false,
+                exemplar: target,
+            },
+            Class::TailCall => Self::StaticCall {
+                tail: true,
+                exemplar: target,
+            },
+            Class::Ftrace => Self::Ftrace,
+        }
+    }
+
+    /// What [`Self::new`] makes it of.
+    const fn parts(self) -> (Class, u64) {
+        match self {
+            Self::Frozen => (Class::Frozen, 0),
+            Self::JumpLabel { target } => (Class::JumpLabel, target),
+            Self::StaticCall {
+                tail: false,
+                exemplar,
+            } => (Class::Call, exemplar),
+            Self::StaticCall {
+                tail: true,
+                exemplar,
+            } => (Class::TailCall, exemplar),
+            Self::Ftrace => (Class::Ftrace, 0),
+        }
+    }
+}
+
 /// An instruction that may change.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Site {
@@ -78,51 +113,118 @@ impl Site {
         }
     }
 
-    /// The site of a saved state, `None` if there is none such.
-    pub(crate) fn restore(saved: &abi::Place) -> Option<Self> {
-        let target = saved.target;
-        let rule = match saved.rule {
-            abi::HEKI_RULE_JUMP_LABEL => Rule::JumpLabel { target },
-            abi::HEKI_RULE_CALL => Rule::StaticCall {
-                tail: false,
-                exemplar: target,
-            },
-            abi::HEKI_RULE_TAIL_CALL => Rule::StaticCall {
-                tail: true,
-                exemplar: target,
-            },
-            abi::HEKI_RULE_FROZEN if target == 0 => Rule::Frozen,
-            abi::HEKI_RULE_FTRACE if target == 0 => Rule::Ftrace,
-            _ => return None,
-        };
-        let len = u8::try_from(saved.len).ok()?;
-        saved.va.checked_add(len.into())?;
-        matches!(len, 2 | 5 | 6).then_some(Self {
-            va: saved.va,
-            len,
-            rule,
-        })
+    pub(crate) const fn end(&self) -> u64 {
+        self.va.saturating_add(self.len as u64)
     }
+}
 
-    /// The site as [`Self::restore`] takes it.
-    pub(crate) fn save(&self) -> abi::Place {
-        let (rule, target) = match self.rule {
-            Rule::Frozen => (abi::HEKI_RULE_FROZEN, 0),
-            Rule::JumpLabel { target } => (abi::HEKI_RULE_JUMP_LABEL, target),
-            Rule::StaticCall { tail, exemplar } if tail => (abi::HEKI_RULE_TAIL_CALL, exemplar),
-            Rule::StaticCall { exemplar, .. } => (abi::HEKI_RULE_CALL, exemplar),
-            Rule::Ftrace => (abi::HEKI_RULE_FTRACE, 0),
-        };
-        abi::Place {
-            va: self.va,
-            target,
-            len: self.len.into(),
-            rule,
+/// A rule without its address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Frozen,
+    JumpLabel,
+    Call,
+    TailCall,
+    Ftrace,
+}
+
+impl Class {
+    const fn from_abi(rule: u32) -> Option<Self> {
+        match rule {
+            abi::HEKI_RULE_FROZEN => Some(Self::Frozen),
+            abi::HEKI_RULE_JUMP_LABEL => Some(Self::JumpLabel),
+            abi::HEKI_RULE_CALL => Some(Self::Call),
+            abi::HEKI_RULE_TAIL_CALL => Some(Self::TailCall),
+            abi::HEKI_RULE_FTRACE => Some(Self::Ftrace),
+            _ => None,
         }
     }
 
-    pub(crate) const fn end(&self) -> u64 {
-        self.va.saturating_add(self.len as u64)
+    const fn abi(self) -> u32 {
+        match self {
+            Self::Frozen => abi::HEKI_RULE_FROZEN,
+            Self::JumpLabel => abi::HEKI_RULE_JUMP_LABEL,
+            Self::Call => abi::HEKI_RULE_CALL,
+            Self::TailCall => abi::HEKI_RULE_TAIL_CALL,
+            Self::Ftrace => abi::HEKI_RULE_FTRACE,
+        }
+    }
+}
+
+/// An address whose upper half its lower half tells by its sign.
+///
+/// The kernel, its modules and all that they call lie in the last 2 GiB of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Near(i32);
+
+impl Near {
+    fn new(va: u64) -> Option<Self> {
+        i32::try_from(va as i64).ok().map(Self)
+    }
+
+    const fn va(self) -> u64 {
+        self.0 as u64
+    }
+}
+
+/// A [`Site`] as the host keeps it: there are thousands, and each VM has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Packed {
+    va: Near,
+    target: Near,
+    class: Class,
+    len: u8,
+}
+
+const _: () = assert!(size_of::<Packed>() == 12);
+
+impl Packed {
+    /// Packs `site`, `None` if it or where it goes to is not in reach of the kernel.
+    pub fn new(site: &Site) -> Option<Self> {
+        let (class, target) = site.rule.parts();
+        Some(Self {
+            va: Near::new(site.va)?,
+            target: Near::new(target)?,
+            class,
+            len: site.len,
+        })
+    }
+
+    /// The site.
+    pub const fn site(&self) -> Site {
+        Site {
+            va: self.va(),
+            len: self.len,
+            rule: Rule::new(self.class, self.target.va()),
+        }
+    }
+
+    /// Its address.
+    pub const fn va(&self) -> u64 {
+        self.va.va()
+    }
+
+    /// The site of a saved state, `None` if there is none such.
+    pub(crate) fn restore(saved: &abi::Place) -> Option<Self> {
+        let len = u8::try_from(saved.len).ok()?;
+        saved.va.checked_add(len.into())?;
+        let packed = Self::new(&Site {
+            va: saved.va,
+            len,
+            rule: Rule::new(Class::from_abi(saved.rule)?, saved.target),
+        })?;
+        let good = packed.target.va() == saved.target && matches!(len, 2 | 5 | 6);
+        good.then_some(packed)
+    }
+
+    /// The site as [`Self::restore`] takes it.
+    pub(crate) const fn save(&self) -> abi::Place {
+        abi::Place {
+            va: self.va(),
+            target: self.target.va(),
+            len: self.len as u32,
+            rule: self.class.abi(),
+        }
     }
 }
 
@@ -291,17 +393,17 @@ pub fn call_trampoline(va: u64, env: &Env<'_>, text: &impl Text) -> Option<Site>
 ///
 /// Of equal sites one stays. Of sites that share a byte and are not equal none does: the kernel has
 /// no such, and somebody else gains nothing by them.
-pub fn finish(sites: &mut [Site]) -> usize {
-    sort_by_key(sites, |site| site.va);
+pub fn finish(sites: &mut [Packed]) -> usize {
+    sort_by_key(sites, Packed::va);
     let cells = core::cell::Cell::from_mut(sites).as_slice_of_cells();
     let mut kept = cells.iter();
     let mut rest = cells.iter().map(core::cell::Cell::get).peekable();
 
     while let Some(first) = rest.next() {
-        let mut end = first.end();
+        let mut end = first.site().end();
         let mut alone = true;
-        while let Some(next) = rest.next_if(|next| next.va < end) {
-            end = end.max(next.end());
+        while let Some(next) = rest.next_if(|next| next.va() < end) {
+            end = end.max(next.site().end());
             alone &= next == first;
         }
         if !alone {
@@ -315,7 +417,13 @@ pub fn finish(sites: &mut [Site]) -> usize {
 }
 
 /// The site at `va`, if there is one. `sites` must come from [`finish`].
-pub fn find(sites: &[Site], va: u64) -> Option<&Site> {
-    let at = sites.binary_search_by_key(&va, |site| site.va).ok()?;
-    sites.get(at)
+pub fn find(sites: &[Packed], va: u64) -> Option<Site> {
+    let at = sites.binary_search_by_key(&va, Packed::va).ok()?;
+    sites.get(at).map(Packed::site)
+}
+
+/// The last site that begins before `end`, if one does. `sites` must come from [`finish`].
+pub fn last_before(sites: &[Packed], end: u64) -> Option<Site> {
+    let before = sites.partition_point(|site| site.va() < end);
+    sites.get(..before)?.last().map(Packed::site)
 }

@@ -247,8 +247,7 @@ fn sealed_trampoline(va: u64, insn: &[u8]) -> Toy {
     let site = toy.with_env(|env| sites::call_trampoline(va, env, &toy));
     toy.sites.retain(|site| site.va != va);
     toy.sites.extend(site);
-    let left = sites::finish(&mut toy.sites);
-    toy.sites.truncate(left);
+    toy.sites = crate::sites::finished(toy.sites);
     toy
 }
 

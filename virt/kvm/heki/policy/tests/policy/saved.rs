@@ -16,7 +16,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use crate::oracle::{ABLE, PLAIN, STARTING};
 use crate::states::{fuzz_one, rewrite, write};
-use crate::toy::{Toy, RODATA, TEXT};
+use crate::toy::{packed, Toy, RODATA, TEXT};
 
 const LSTAR: u32 = 0xc000_0082;
 const SAVED: usize = size_of::<heki_abi::Saved>();
@@ -80,7 +80,7 @@ const fn counters(vcpu: u32) -> Counters {
 
 /// Gives `test` a seal that uses everything.
 fn with_seal<R>(test: impl FnOnce(&Source<'_>) -> R) -> R {
-    let (regions, sites) = (regions(), sites());
+    let (regions, sites) = (regions(), packed(&sites()));
     let held = [
         Held {
             reg: HEKI_REG_MSR,
@@ -257,6 +257,9 @@ const SPOILT: &[Spoil] = &[
     (HEKI_RECORD_SITES, 17, &[1], BadRecord),
     (HEKI_RECORD_SITES, 20, &[5], BadRecord),
     (HEKI_RECORD_SITES, 96, &[0xff; 8], BadRecord),
+    // Out of the kernel's reach: a site, and where a jump label jumps to.
+    (HEKI_RECORD_SITES, 96 + 7, &[0x7f], BadRecord),
+    (HEKI_RECORD_SITES, 24 + 8 + 4, &[0xfe], BadRecord),
     (HEKI_RECORD_PROBES, 0, &[0xff; 3], Overlap),
     (HEKI_RECORD_PROBES, 8, &[0xcc], BadRecord),
     (HEKI_RECORD_PROBES, 23, &[1], BadRecord),

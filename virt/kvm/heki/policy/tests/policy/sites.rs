@@ -6,13 +6,13 @@ use heki_abi::{
     Area, HEKI_AREA_FROZEN, HEKI_AREA_RETURN_THUNK, HEKI_AREA_RO_AFTER_INIT,
     HEKI_AREA_STATIC_RETURN,
 };
-use heki_policy::patch::sites::{self, Rule, Site};
+use heki_policy::patch::sites::{self, Packed, Rule, Site};
 use proptest::prelude::*;
 
 use crate::toy::{
-    branch, call, functions, jump, jump_short, profile, Toy, CALL, CALLER, COND, COPY, EMPTY,
-    FIRST, FTRACE, LABEL2, LABEL5, LABEL_TARGET, MODULE, MODULE_FIRST, MODULE_TRAMP, MOV5, NOP5,
-    POOL, RET5, RETURN0, RODATA, SECOND, STATIC_RETURN, TAIL, TEXT, TEXT_LEN, THUNK, TRAMP,
+    branch, call, functions, jump, jump_short, packed, profile, Toy, CALL, CALLER, COND, COPY,
+    EMPTY, FIRST, FTRACE, LABEL2, LABEL5, LABEL_TARGET, MODULE, MODULE_FIRST, MODULE_TRAMP, MOV5,
+    NOP5, POOL, RET5, RETURN0, RODATA, SECOND, STATIC_RETURN, TAIL, TEXT, TEXT_LEN, THUNK, TRAMP,
     TRAMP_UD, UD5, XOR5,
 };
 
@@ -402,10 +402,11 @@ fn a_site_may_cross_a_page_and_lie_in_a_module() {
     assert_eq!(jump_entry(&toy, va, va + 16, KEY).unwrap().len, 2);
 }
 
-fn finished(mut all: Vec<Site>) -> Vec<Site> {
+/// What [`sites::finish`] leaves of `all`.
+pub(crate) fn finished(all: Vec<Site>) -> Vec<Site> {
+    let mut all = packed(&all);
     let left = sites::finish(&mut all);
-    all.truncate(left);
-    all
+    all[..left].iter().map(Packed::site).collect()
 }
 
 fn label(va: u64, len: u8, target: u64) -> Site {
@@ -440,16 +441,79 @@ fn equal_sites_count_once_and_neighbours_stay() {
 
 #[test]
 fn an_address_is_found_exactly() {
-    let all = [label(100, 5, 1), label(105, 2, 1)];
-    for (va, found) in [
-        (99, None),
-        (100, Some(&all[0])),
-        (101, None),
-        (105, Some(&all[1])),
+    let (first, second) = (label(100, 5, 1), label(105, 2, 1));
+    let all = packed(&[first, second]);
+    for (va, found, before) in [
+        (99, None, None),
+        (100, Some(first), None),
+        (101, None, Some(first)),
+        (105, Some(second), Some(first)),
+        (106, None, Some(second)),
     ] {
         assert_eq!(sites::find(&all, va), found);
+        assert_eq!(sites::last_before(&all, va), before);
     }
     assert_eq!(sites::find(&[], 0), None);
+    assert_eq!(sites::last_before(&[], u64::MAX), None);
+}
+
+/// Addresses of which the lower half tells the upper one end here.
+const NEAR_ENDS: [u64; 2] = [0x7fff_ffff, 0xffff_ffff_8000_0000];
+
+#[test]
+fn what_is_out_of_reach_is_not_kept() {
+    let [low, high] = NEAR_ENDS;
+    for near in [0, low, high, u64::MAX] {
+        for site in [label(near, 5, TEXT), label(TEXT, 5, near)] {
+            assert_eq!(Packed::new(&site).map(|kept| kept.site()), Some(site));
+        }
+    }
+    for far in [
+        low + 1,
+        high - 1,
+        0xffff_8880_0000_0000,
+        u32::MAX.into(),
+        1 << 63,
+    ] {
+        assert_eq!(Packed::new(&label(far, 5, TEXT)), None, "{far:x}");
+        assert_eq!(Packed::new(&label(TEXT, 5, far)), None, "{far:x}");
+        let call = Site {
+            rule: tail_call(far),
+            ..label(TEXT, 5, 0)
+        };
+        assert_eq!(Packed::new(&call), None, "{far:x}");
+    }
+}
+
+#[test]
+fn the_kernel_comes_behind_low_addresses() {
+    let all = [
+        label(TEXT, 5, 1),
+        label(100, 5, 1),
+        label(MODULE, 2, 1),
+        label(0x7000_0000, 2, 1),
+    ];
+    let order: Vec<u64> = finished(all.to_vec()).iter().map(|site| site.va).collect();
+    assert_eq!(order, [100, 0x7000_0000, TEXT, MODULE]);
+}
+
+/// Addresses that are in reach of the kernel, and some that are not.
+fn any_address() -> impl Strategy<Value = u64> {
+    let near = any::<i32>().prop_map(|near| near as u64);
+    let edge = (prop::sample::select(NEAR_ENDS.to_vec()), -2..=2i64)
+        .prop_map(|(end, by)| end.wrapping_add_signed(by));
+    prop_oneof![4 => near, 1 => edge, 1 => any::<u64>(), 1 => Just(0)]
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let call = (any::<bool>(), any_address())
+        .prop_map(|(tail, exemplar)| Rule::StaticCall { tail, exemplar });
+    prop_oneof![
+        Just(Rule::Frozen),
+        Just(Rule::Ftrace),
+        any_address().prop_map(|target| Rule::JumpLabel { target }),
+        call,
+    ]
 }
 
 proptest! {
@@ -477,10 +541,28 @@ proptest! {
         expected.dedup();
         let found = finished(all);
         prop_assert_eq!(&found, &expected);
+        let kept = packed(&found);
         for va in 0..410 {
-            let linear = found.iter().find(|site| site.va == va);
-            prop_assert_eq!(sites::find(&found, va), linear);
+            let linear = found.iter().find(|site| site.va == va).copied();
+            prop_assert_eq!(sites::find(&kept, va), linear);
+            let linear = found.iter().rfind(|site| site.va < va).copied();
+            prop_assert_eq!(sites::last_before(&kept, va), linear);
         }
+    }
+
+    /// What is kept comes back as it was; what is not kept is out of reach.
+    #[test]
+    fn kept_and_back(va in any_address(), len: u8, rule in any_rule()) {
+        let site = Site { va, len, rule };
+        let target = match rule {
+            Rule::JumpLabel { target: va } | Rule::StaticCall { exemplar: va, .. } => va,
+            Rule::Frozen | Rule::Ftrace => 0,
+        };
+        let [low, high] = NEAR_ENDS;
+        let near = |va| va <= low || va >= high;
+        let kept = Packed::new(&site);
+        prop_assert_eq!(kept.is_some(), near(va) && near(target));
+        prop_assert!(kept.is_none_or(|kept| kept.site() == site && kept.va() == va));
     }
 
     #[test]
