@@ -36,6 +36,8 @@ mod wire;
 mod changes;
 #[path = "../../fuzz/oracle.rs"]
 mod oracle;
+#[path = "../../fuzz/policies.rs"]
+mod policies;
 #[path = "../../fuzz/states.rs"]
 mod states;
 #[path = "../../fuzz/toy.rs"]
