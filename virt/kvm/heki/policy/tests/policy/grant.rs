@@ -15,7 +15,7 @@ use crate::wire::{at, range};
 
 const VA: u64 = 0xffff_ffff_c000_0000;
 
-fn bytes(ranges: &[Range]) -> Vec<u8> {
+pub(crate) fn bytes(ranges: &[Range]) -> Vec<u8> {
     let header = heki_abi::Grant {
         version: HEKI_ABI_VERSION,
         nr_ranges: ranges.len() as u32,
@@ -24,7 +24,7 @@ fn bytes(ranges: &[Range]) -> Vec<u8> {
 }
 
 /// A range that can be granted, `gfn` and all, and one that can be released.
-fn pages(gfn: u64, nr_pages: u64, release: bool) -> Range {
+pub(crate) fn pages(gfn: u64, nr_pages: u64, release: bool) -> Range {
     let rights = if release { 0 } else { HEKI_EXEC };
     at(
         VA + (gfn << 12),

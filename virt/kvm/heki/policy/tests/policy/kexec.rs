@@ -13,7 +13,7 @@ use crate::changes;
 const GPA_END: u64 = 1 << 52;
 
 /// The second part of three.
-fn middle() -> Kexec {
+pub(crate) fn middle() -> Kexec {
     Kexec {
         version: HEKI_ABI_VERSION,
         flags: 0,

@@ -23,6 +23,7 @@ mod registers;
 mod request;
 mod rules;
 mod saved;
+mod seeds;
 mod sites;
 mod smoke;
 mod sort;

@@ -15,7 +15,7 @@ use crate::toy::{
     TEXT, TRAMP, TRAMP_UD,
 };
 
-fn request(sites: &[Site]) -> Vec<u8> {
+pub(crate) fn request(sites: &[Site]) -> Vec<u8> {
     let header = Patch {
         version: HEKI_ABI_VERSION,
         nr_sites: sites.len() as u32,
@@ -188,7 +188,7 @@ proptest! {
     }
 }
 
-fn good_sites() -> Vec<Site> {
+pub(crate) fn good_sites() -> Vec<Site> {
     vec![
         change(LABEL5, &NOP5, &NOP5),
         change(CALL, &NOP5, &call(CALL, SECOND)),

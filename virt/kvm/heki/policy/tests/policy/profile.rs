@@ -15,7 +15,7 @@ const CALLS: [u32; 2] = [4, 0x7ffb];
 const FROZEN: [u32; 2] = [0x60_0000, 0x60_0010];
 const PROBES: [u32; 3] = [0, 0x108, 0x7fff];
 
-fn good() -> Vec<u8> {
+pub(crate) fn good() -> Vec<u8> {
     profile(&FUNCTIONS, &CALLS, &FROZEN, &PROBES)
 }
 

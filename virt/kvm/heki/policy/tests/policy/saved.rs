@@ -112,7 +112,7 @@ fn with_seal<R>(test: impl FnOnce(&Source<'_>) -> R) -> R {
     })
 }
 
-fn good() -> Vec<u8> {
+pub(crate) fn good() -> Vec<u8> {
     with_seal(|source| write(Some(source), &COUNTERS))
 }
 
