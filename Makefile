@@ -7,7 +7,7 @@ MAKEFLAGS += --no-print-directory
 run := @scripts/
 
 .PHONY: help demo test test-debug attack bench check-tools setup source prepare kernel kernel-builtin vmm \
-	initrd kunit selftest shell cargo-test apply refresh check-overlay clean distclean
+	initrd kunit selftest shell cargo-test fuzz apply refresh check-overlay clean distclean
 
 help:
 	@echo 'make demo            build what is missing, boot, attack, print the table'
@@ -30,6 +30,7 @@ help:
 	@echo 'make selftest        KVM selftests (ONLY=name: those that begin so)'
 	@echo 'make shell           a shell on the emulated host'
 	@echo 'make cargo-test      unit and property tests of the pure crates and the tools'
+	@echo 'make fuzz            libFuzzer on what the host reads of guests and VMMs (HEKI_SECONDS=N each)'
 	@echo
 	@echo 'make apply KDIR=DIR  put the whole into a Linux 7.3 tree of yours, as a branch'
 	@echo 'make refresh         take edits of patched files in the built tree into the queue'
@@ -41,7 +42,7 @@ help:
 	@echo 'HEKI_JOBS=N                   parallel jobs'
 	@echo 'HEKI_HOST=debug               with shell and selftest: the emulated host of test-debug'
 
-demo test test-debug attack bench prepare source apply refresh check-overlay vmm kernel check-tools:
+demo test test-debug attack bench fuzz prepare source apply refresh check-overlay vmm kernel check-tools:
 	$(run)$@
 
 setup:

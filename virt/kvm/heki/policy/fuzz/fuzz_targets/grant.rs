@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fuzz target of GRANT, RELEASE, KEXEC and of granted pages: `cargo +nightly fuzz run grant` in `virt/kvm/heki/policy`.
+//! Fuzz target of GRANT, RELEASE, KEXEC and of granted pages: `make fuzz`.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fuzz target of PATCH and of the trampolines that it may change: `cargo +nightly fuzz run patch` in `virt/kvm/heki/policy`.
+//! Fuzz target of PATCH and of the trampolines that it may change: `make fuzz`.
 
 #![no_main]
 

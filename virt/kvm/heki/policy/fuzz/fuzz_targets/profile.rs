@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fuzz target of the profile: `cargo +nightly fuzz run profile` in `virt/kvm/heki/policy`.
+//! Fuzz target of the profile: `make fuzz`.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fuzz target of the SEAL request: `cargo +nightly fuzz run request` in `virt/kvm/heki/policy`.
+//! Fuzz target of the SEAL request: `make fuzz`.
 
 #![no_main]
 

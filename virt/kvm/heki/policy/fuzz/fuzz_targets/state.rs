@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0
 
-//! Fuzz target of saved states: `cargo +nightly fuzz run state` in `virt/kvm/heki/policy`.
+//! Fuzz target of saved states: `make fuzz`.
 
 #![no_main]
 
