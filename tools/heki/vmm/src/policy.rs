@@ -32,6 +32,7 @@ use heki_abi::{
     HEKI_PROT_WRITE, //
 };
 use serde::Deserialize;
+use toml::de::DeTable;
 
 use crate::exit::Error;
 use crate::files;
@@ -154,13 +155,16 @@ impl Kexec {
         self.max_mib
     }
 
-    fn check(&self) -> Result<(), Flaw> {
+    fn check(&self) -> Result<(), Conflict> {
         let most = u64::from(HEKI_MAX_KEXEC_BYTES) / MIB;
         if self.sha256.is_empty() {
-            return Err(Flaw("kexec: sha256 lists no kernel".into()));
+            return conflict("kexec.sha256", "kexec: sha256 lists no kernel");
         }
         if !(1..=most).contains(&self.max_mib) {
-            return Err(Flaw(format!("kexec: max_mib is from 1 to {most}")));
+            return conflict(
+                "kexec.max_mib",
+                &format!("kexec: max_mib is from 1 to {most}"),
+            );
         }
         Ok(())
     }
@@ -185,6 +189,33 @@ pub(crate) struct Policy {
 #[error("{0}")]
 pub(crate) struct Flaw(String);
 
+impl Flaw {
+    /// A flaw that begins at byte `at` of the file, if that is known.
+    fn new(text: &str, at: Option<usize>, what: &str) -> Self {
+        match at.and_then(|at| text.get(..at)) {
+            Some(before) => {
+                let line = before.matches('\n').count() + 1;
+                Flaw(format!("line {line}: {what}"))
+            }
+            None => Flaw(what.into()),
+        }
+    }
+}
+
+/// What a policy, each part of which is good, contradicts itself with.
+struct Conflict {
+    /// The key whose value could be another, as "table.key".
+    key: String,
+    what: String,
+}
+
+fn conflict(key: &str, what: &str) -> Result<(), Conflict> {
+    Err(Conflict {
+        key: key.into(),
+        what: what.into(),
+    })
+}
+
 impl Policy {
     /// Reads the policy in the file `path`.
     pub(crate) fn open(path: &Path) -> Result<Self, Error> {
@@ -199,18 +230,28 @@ impl Policy {
         if text.len() as u64 >= MAX_BYTES {
             return Err(Flaw(format!("it has {MAX_BYTES} bytes or more")));
         }
-        let policy: Self = toml::from_str(text).map_err(|error| flaw(text, &error))?;
-        let allowed = policy.allowed();
+        let policy: Self = toml::from_str(text).map_err(|error| {
+            let what = error.message().replace('\n', ", ");
+            Flaw::new(text, error.span().map(|span| span.start), &what)
+        })?;
+        policy
+            .check()
+            .map_err(|conflict| Flaw::new(text, position(text, &conflict.key), &conflict.what))?;
+        Ok(policy)
+    }
+
+    /// Whether its parts go together.
+    fn check(&self) -> Result<(), Conflict> {
+        let allowed = self.allowed();
         let needed = HEKI_PROT_WRITE | HEKI_PROT_CR;
         if allowed & HEKI_PROT_EXEC != 0 && allowed & needed != needed {
-            return Err(Flaw("allow: exec needs write and registers".into()));
+            return conflict("allow", "allow: exec needs write and registers");
         }
-        if policy.required() & !allowed != 0 {
-            return Err(Flaw("require: lists what allow does not".into()));
+        if self.required() & !allowed != 0 {
+            return conflict("require", "require: lists what allow does not");
         }
-        policy.kexec.as_ref().map_or(Ok(()), Kexec::check)?;
-        policy.check_learning()?;
-        Ok(policy)
+        self.kexec.as_ref().map_or(Ok(()), Kexec::check)?;
+        self.check_learning()
     }
 
     /// Each class of denials: what it does, its name in the file, and the protections that rest on it.
@@ -231,20 +272,20 @@ impl Policy {
     }
 
     /// What is held must not rest on what is only learned, and what is required must be held.
-    fn check_learning(&self) -> Result<(), Flaw> {
-        let flaw = |text: &str| Err(Flaw(text.into()));
+    fn check_learning(&self) -> Result<(), Conflict> {
         let learns = |action| action == Action::Learn;
         if learns(self.denials.patch) && !learns(self.denials.write) {
-            return flaw("denials: patch learns, so write has to");
+            return conflict("denials.patch", "denials: patch learns, so write has to");
         }
-        if self.allowed() & HEKI_PROT_EXEC != 0 && self.learns() && !learns(self.denials.exec) {
-            return flaw(
-                "denials: another class learns, so exec has to, or allow must not list it",
-            );
+        let exec_holds = self.allowed() & HEKI_PROT_EXEC != 0 && !learns(self.denials.exec);
+        if let Some(class) = self.learning().first().filter(|_| exec_holds) {
+            let what =
+                format!("denials: {class} learns, so exec has to, or allow must not list it");
+            return conflict(&format!("denials.{class}"), &what);
         }
         for (action, _, protections) in self.classes() {
             if learns(action) && self.required() & protections != 0 {
-                return flaw("require: lists what denials only learns");
+                return conflict("require", "require: lists what denials only learns");
             }
         }
         Ok(())
@@ -363,17 +404,16 @@ pub(crate) fn names(protections: u32) -> String {
     names.join(", ")
 }
 
-/// An error of the parser as one line, with the number of the line in the file.
-fn flaw(text: &str, error: &toml::de::Error) -> Flaw {
-    let message = error.message().replace('\n', ", ");
-    let before = error.span().and_then(|span| text.get(..span.start));
-    match before {
-        Some(before) => {
-            let line = before.matches('\n').count() + 1;
-            Flaw(format!("line {line}: {message}"))
-        }
-        None => Flaw(message),
+/// Where the `key`, as "table.key", begins in the `text` of a file that was read.
+fn position(text: &str, key: &str) -> Option<usize> {
+    let root = DeTable::parse(text).ok()?;
+    let (mut table, mut at) = (Some(root.get_ref()), None);
+    for part in key.split('.') {
+        let (key, value) = table?.get_key_value(part)?;
+        at = Some(key.span().start);
+        table = value.get_ref().as_table();
     }
+    at
 }
 
 #[cfg(test)]
@@ -416,6 +456,52 @@ mod tests {
         let text = "allow = [\"write\"]\nrequire = [\"registers\"]";
         assert!(refusal(text).contains("require"));
         assert!(refusal(&" ".repeat(MAX_BYTES as usize)).contains("bytes"));
+    }
+
+    #[test]
+    fn contradictions_are_named_by_line() {
+        for (text, expected) in [
+            ("\nallow = [\n\"exec\"]", "line 2: allow: "),
+            (
+                "require = [\"exec\"]\nallow = []",
+                "line 1: require: lists what allow",
+            ),
+            (
+                "# No kernel.\n[kexec]\nsha256 = []",
+                "line 3: kexec: sha256 ",
+            ),
+            (
+                "[denials]\nwrite = \"gp\"\n\npatch = \"learn\"",
+                "line 4: denials: patch ",
+            ),
+            (
+                "[denials]\nexec = \"gp\"\nregisters = \"learn\"",
+                "line 3: denials: registers learns, so exec ",
+            ),
+            (
+                "# Not sealed.\ndenials.exec = \"learn\"\nrequire = [\"exec\"]",
+                "line 3: require: lists what denials ",
+            ),
+            (
+                "\ndenials = { exec = \"learn\", patch = \"learn\" }",
+                "line 2: denials: patch ",
+            ),
+            (
+                "\n\"denials\".\"patch\" = \"learn\"",
+                "line 2: denials: patch ",
+            ),
+        ] {
+            let refusal = refusal(text);
+            assert!(refusal.starts_with(expected), "{text}: {refusal}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_there_has_no_position() {
+        for key in ["require", "denials.patch", "allow.patch", ""] {
+            assert_eq!(position("allow = []\n[denials]\nexec = \"gp\"", key), None);
+        }
+        assert_eq!(Flaw::new("x", None, "y").to_string(), "y");
     }
 
     #[test]
@@ -519,7 +605,8 @@ mod tests {
         assert_eq!(Policy::default().kexec(), None);
 
         for more in ["max_mib = 0", "max_mib = 257"] {
-            assert!(refusal(&policy(more)).contains("from 1 to 256"));
+            let text = refusal(&policy(more));
+            assert_eq!(text, "line 3: kexec: max_mib is from 1 to 256");
         }
         assert!(refusal(&policy("max_mib = -1")).starts_with("line 3: "));
         assert!(refusal(&policy("sha1 = []")).starts_with("line 3: "));
