@@ -67,7 +67,7 @@ pub(crate) struct Args {
     pub(crate) heki_policy: Option<PathBuf>,
 
     /// Append requests and denials that the policy reports, as lines of JSON; /dev/fd/N is a file
-    /// descriptor of this process
+    /// descriptor of this process, as it was opened: a file, a pipe or a socket
     #[arg(long, value_name = "FILE", requires = "heki_policy")]
     pub(crate) heki_events: Option<PathBuf>,
 

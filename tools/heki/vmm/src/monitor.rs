@@ -46,6 +46,7 @@ use heki_abi::{
 use serde::Serialize;
 
 use crate::exit::Error;
+use crate::files;
 use crate::kexec::{
     Keeper,
     Outcome, //
@@ -158,10 +159,7 @@ impl Monitor {
             return Err(Error::NoEvents);
         }
         let open = |path| {
-            File::options()
-                .create(true)
-                .append(true)
-                .open(path)
+            files::append(path)
                 .map(Mutex::new)
                 .map_err(Error::os("open the file for events"))
         };
@@ -401,6 +399,30 @@ mod tests {
         let next = decide(&Policy::default(), &unknown);
         assert_eq!(next, Next::Answer(KVM_EPERM as u32));
         assert!(line(&unknown, next).contains("\"allowed\":false"));
+    }
+
+    #[test]
+    fn events_go_to_a_socket() {
+        use std::io::BufRead;
+        use std::os::fd::AsRawFd;
+
+        let name = format!("heki-monitor-{}", std::process::id());
+        let policy = std::env::temp_dir().join(name);
+        std::fs::write(&policy, "[denials]\nwrite = \"report\"").unwrap();
+        let (there, here) = std::os::unix::net::UnixStream::pair().unwrap();
+        let events = format!("/dev/fd/{}", here.as_raw_fd());
+        let monitor = Monitor::open(&policy, Some(Path::new(&events))).unwrap();
+        std::fs::remove_file(&policy).unwrap();
+
+        let memory = crate::memory::allocate(crate::memory::MIB, false).unwrap();
+        let exit = Exit {
+            kind: HEKI_EXIT_DENIAL,
+            ..Exit::default()
+        };
+        assert_eq!(monitor.serve(&exit, &memory).unwrap(), Next::Run);
+        let mut told = String::new();
+        io::BufReader::new(there).read_line(&mut told).unwrap();
+        assert_eq!(told, line(&exit, Next::Run));
     }
 
     #[test]
