@@ -160,8 +160,12 @@ fn memory(spans: &[Span]) {
 
 fn bits(registers: &Registers) {
     for bit in &BITS {
-        if registers.is_pinned(bit) {
+        // What was asked for is not yet what is held.
+        let held = || hypercall::query_pin(bit.reg, 0).unwrap_or(0);
+        if registers.is_pinned(bit) && held() & bit.mask != 0 {
             pr_info!("{}: held\n", bit.name);
+        } else if registers.is_pinned(bit) {
+            pr_warn!("{}: not held: the host does not confirm it\n", bit.name);
         } else if registers.is_set(bit) {
             pr_warn!("{}: not held: the host cannot\n", bit.name);
         } else {
@@ -172,7 +176,6 @@ fn bits(registers: &Registers) {
 
 fn rows(registers: &Registers) {
     for (row, fate) in registers.rows() {
-        // What was asked for is not yet what is held.
         let held = || hypercall::query_pin(row.reg, row.index).unwrap_or(0);
         match fate {
             Fate::Pinned(mask) if held() & mask == mask => pr_info!("{}: held\n", row.name),
