@@ -307,7 +307,7 @@ const XSS: &[Field] = &[
 const WHOLE_S_CET: &[Field] = &[
     bit("SH_STK_EN", 0, Keep, "supervisor shadow stacks"),
     bit("WR_SHSTK_EN", 1, Keep, "WRSS in supervisor mode"),
-    bit("ENDBR_EN", 2, Keep, "supervisor branch tracking; heki_guest does not ask for it where the kernel turns it off around EFI calls"),
+    bit("ENDBR_EN", 2, Keep, "supervisor branch tracking. Linux turns it off around EFI calls, so heki_guest turns EFI runtime services off"),
     field("others", !0b111, Keep, "suppression of branch tracking and its bitmap"),
 ];
 const WHOLE_SSP: &[Field] = &[field(
