@@ -167,6 +167,7 @@ extern "C" {
     fn heki_shim_crash_kernel() -> bool;
     fn heki_shim_block() -> c_int;
     fn heki_shim_unblock();
+    fn heki_shim_watch_wakes();
     fn heki_shim_block_cpus();
     fn heki_shim_unblock_cpus();
     fn heki_shim_stop_efi() -> bool;
@@ -314,7 +315,7 @@ pub(crate) extern "C" fn heki_guest_start_kernel() {
     kexec::go();
 }
 
-/// Whether the host says that this kernel is sealed. May sleep.
+/// Whether the host says that this kernel is sealed. Does not sleep.
 #[no_mangle]
 pub(crate) extern "C" fn heki_guest_is_sealed() -> bool {
     show::is_sealed()
@@ -587,6 +588,12 @@ pub(crate) fn block() -> Result {
 pub(crate) fn unblock() {
     // SAFETY: As for `block()`, which succeeded before.
     unsafe { heki_shim_unblock() }
+}
+
+/// Ends this kernel if it ever wakes up where the host does not hold it. May sleep.
+pub(crate) fn watch_wakes() {
+    // SAFETY: Called once, from the context of a system call, without locks.
+    unsafe { heki_shim_watch_wakes() }
 }
 
 /// Refuses CPU hotplug from now on. May sleep.

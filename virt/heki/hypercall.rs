@@ -24,13 +24,11 @@ use crate::{
     }, //
 };
 
-/// Asks the host what it can hold and whether this kernel is sealed.
+/// Asks the host what it can hold and whether this kernel is sealed. Does not sleep.
 pub(crate) fn query() -> Result<abi::Query> {
-    let mut block = KVec::new();
-    block.extend_from_slice(abi::Query::new_zeroed().as_bytes(), GFP_KERNEL)?;
-    let bytes = block.len();
-    to_result(ffi::hypercall(abi::HEKI_OP_QUERY, &mut block, bytes))?;
-    abi::Query::read_from_bytes(&block).map_err(|_| EPROTO)
+    let mut block = Small(abi::Query::new_zeroed());
+    to_result(ffi::hypercall_small(abi::HEKI_OP_QUERY, &mut block))?;
+    Ok(block.0)
 }
 
 /// Asks the host which bits of a register it can pin; once this kernel is sealed, which it has pinned.

@@ -147,6 +147,7 @@ impl Blocked {
     pub(crate) fn keep(self, served: u32) {
         let frozen = self.frozen;
         core::mem::forget(self);
+        ffi::watch_wakes();
         turn_off(MODULES);
         // Where there are hooks, they refuse kexec and say why.
         if !hooks::in_force() {

@@ -31,6 +31,7 @@
 #include <linux/module.h>
 #include <linux/mount.h>
 #include <linux/notifier.h>
+#include <linux/panic.h>
 #include <linux/pgtable.h>
 #include <linux/ratelimit.h>
 #include <linux/rculist.h>
@@ -41,6 +42,7 @@
 #include <linux/static_call.h>
 #include <linux/string.h>
 #include <linux/suspend.h>
+#include <linux/syscore_ops.h>
 #include <linux/sysfs.h>
 #include <linux/timekeeping.h>
 #include <linux/uaccess.h>
@@ -381,6 +383,38 @@ void heki_shim_unblock(void)
 {
 	unregister_reboot_notifier(&reboot_notifier);
 	unregister_pm_notifier(&pm_notifier);
+}
+
+static void end_unheld(struct work_struct *work)
+{
+	panic("heki: the host no longer holds this kernel: it slept, and its seal is gone");
+}
+static DECLARE_WORK(unheld_work, end_unheld);
+
+/*
+ * With one CPU and interrupts off, before anything else goes on. A panic now would
+ * not be seen, for consoles are suspended; before what is frozen runs they are back.
+ */
+static void woke(void *unused)
+{
+	if (heki_guest_is_sealed())
+		return;
+	pr_emerg("the host no longer holds this kernel: no seal after the wake\n");
+	queue_work(system_freezable_wq, &unheld_work);
+}
+
+static const struct syscore_ops wake_ops = {
+	.resume = woke,
+};
+
+static struct syscore wake = {
+	.ops = &wake_ops,
+};
+
+/* Whoever sleeps in spite of the refusal. No notifier: who keeps others from refusing silences all. */
+void heki_shim_watch_wakes(void)
+{
+	register_syscore(&wake);
 }
 
 /* Every CPU that comes or goes changes kernel text. */

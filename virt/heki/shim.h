@@ -93,6 +93,7 @@ ssize_t heki_shim_read_sysctl(const char *path, char *value, size_t len);
 bool heki_shim_crash_kernel(void);
 int heki_shim_block(void);
 void heki_shim_unblock(void);
+void heki_shim_watch_wakes(void);
 void heki_shim_block_cpus(void);
 void heki_shim_unblock_cpus(void);
 bool heki_shim_stop_efi(void);

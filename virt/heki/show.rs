@@ -64,7 +64,7 @@ pub(crate) fn keep(plan: Plan, sections: Sections) {
     }
 }
 
-/// Whether the host says that this kernel is sealed. May sleep.
+/// Whether the host says that this kernel is sealed. Does not sleep.
 pub(crate) fn is_sealed() -> bool {
     hypercall::query().is_ok_and(|query| query.state == abi::HEKI_STATE_SEALED)
 }
