@@ -146,7 +146,22 @@ oops() {
 }
 
 held() { log_has "$1: held"; }
-held_or_why() { log_has "$1: held" || log_has "$1: not held: ."; }
+
+# outcomes PATTERN: what the log says of each thing of such a name.
+outcomes() { dmesg | grep -o -E "heki: ($1): (held|not held: .|not needed: .)"; }
+held_or_why() { outcomes "$1" | grep -q .; }
+
+# Every bit and register of virt/heki/pins.rs.
+bits="CR0.NE CR0.WP CR0.AM CR0.PG CR4.SMEP CR4.SMAP CR4.UMIP CR4.FSGSBASE CR4.PKE CR4.CET"
+tables="IDTR-base IDTR-limit GDTR-base GDTR-limit LDTR TR-base TR-limit TR-selector"
+msrs="EFER STAR LSTAR CSTAR SFMASK SYSENTER_CS SYSENTER_ESP SYSENTER_EIP PAT APIC_BASE MISC_ENABLE FEATURE_CONTROL XSS
+	S_CET PL0_SSP PL1_SSP PL2_SSP INTERRUPT_SSP_TABLE TSX_CTRL DE_CFG VM_CR"
+
+names_no_other() {
+	# shellcheck disable=SC2086
+	set -- $bits $tables XCR0 $msrs
+	[ "$(outcomes '[A-Z][^:]*' | wc -l)" = $# ]
+}
 
 compiler() { [ "$(cat /proc/sys/net/core/bpf_jit_enable)" = "$1" ]; }
 tracer() { echo "$1" >/sys/kernel/tracing/current_tracer; }
@@ -193,9 +208,10 @@ seal() {
 	for protection in write exec cr msr dt; do
 		check "the log says what became of $protection" held_or_why $protection
 	done
-	for bit in CR0.NE CR0.WP CR0.AM CR4.SMEP CR4.SMAP CR4.UMIP XCR0 'IDTR base' 'GDTR base' LDTR 'TR base' EFER LSTAR SYSENTER_EIP PAT; do
-		check "the log says what became of $bit" held_or_why "$bit"
+	for name in $bits $tables XCR0 $msrs; do
+		check "the log says what became of $name" held_or_why "$(echo "$name" | tr - ' ')"
 	done
+	check "and of no other register" names_no_other
 	check "the log says what is refused" log_has "refused from now on"
 	shows_all
 }
