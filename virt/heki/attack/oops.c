@@ -5,13 +5,14 @@
  *
  * Write "write", "exec", "cr", "msr" or "idt" into debugfs/heki_attack/oops, or
  * "other" for a fault that no host causes. The thread that does it is gone afterwards; where
- * nothing stops it, it puts back what it changed.
+ * nothing stops it, it puts back what it changed. After "panic" the kernel is gone.
  *
  * Neighbours: main.c, which makes the file; write.c, tools.c. Locks: oops_lock.
  */
 #include <linux/fs.h>
 #include <linux/kthread.h>
 #include <linux/mutex.h>
+#include <linux/panic.h>
 #include <linux/sched/task.h>
 #include <linux/string.h>
 #include <linux/uaccess.h>
@@ -168,6 +169,8 @@ static int run_oops(const char *name)
 		return run_thread(oops_idt, NULL);
 	if (!strcmp(name, "other"))
 		return run_thread(oops_other, NULL);
+	if (!strcmp(name, "panic"))
+		panic("heki_attack: asked for");
 	return -EINVAL;
 }
 

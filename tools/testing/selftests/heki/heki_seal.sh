@@ -9,8 +9,8 @@
 #   heki_seal.sh bare     it has, and its VMM has no vmlinux of this kernel; likewise
 #   heki_seal.sh foreign  it has, and its VMM has the vmlinux of another kernel
 #   heki_seal.sh denied   it has, and its policy denies the seal; the disk is read-only
-#   heki_seal.sh oops     the kernel is sealed: what it says when it is to sleep, and of threads that
-#                         a denial kills
+#   heki_seal.sh oops     the kernel is sealed: what it says when it is to sleep or to start another
+#                         one, and of threads that a denial kills
 #
 # Skipped without an argument: a seal is nothing to do to a machine unasked.
 
@@ -124,6 +124,12 @@ refuses_sleep() {
 	fails_with "not permitted" sleep_in "$1" && log_has "suspend and hibernation are refused: this kernel is sealed"
 }
 
+# refuses_kexec ARG...: likewise. No policy of this VMM lists kernels.
+refuses_kexec() {
+	dmesg -c >/dev/null
+	fails_with "not permitted" heki_kexec "$@" && log_has "refused: kexec: no policy of the VMM allows a kernel"
+}
+
 oops() {
 	for state in freeze mem disk; do
 		if grep -qw $state /sys/power/state; then
@@ -132,6 +138,8 @@ oops() {
 			skip "the log says why sleep was refused, $state" "this kernel does not have it"
 		fi
 	done
+	check "the log says why kexec_load was refused" refuses_kexec segments
+	check "and kexec_file_load" refuses_kexec load /bin/busybox
 	check "a write that is denied" says write "write of sealed [^ ]*+0x.* by oops_write+0x.*\[heki_attack\]"
 	if [ "$(cat $shown/exec)" = held ]; then
 		check "code that is denied" says exec "to run .*, which is no sealed text"
