@@ -3,9 +3,10 @@
  * What user space does all day: processes, pipes, files, a disk, signals, threads,
  * code that it writes itself, the vDSO. A seal must not be felt by any of it.
  *
- *   heki_workload [-s SECONDS]    repeat every part for that long (default 1 round)
+ *   heki_workload [-s SECONDS] [-d DISK]
  *
- * Needs no seal and harms nothing; it passes on every kernel.
+ * SECONDS: repeat every part for that long (default 1 round). DISK: its second block is
+ * overwritten. Needs no seal, and harms nothing else; it passes on every kernel.
  */
 #define _GNU_SOURCE
 #include <elf.h>
@@ -331,13 +332,14 @@ static bool vdso(void)
 	return true;
 }
 
-#define DISK		"/dev/vda"
 #define DISK_BYTES	4096
+
+static const char *disk_path;
 
 /* A machine without a disk has nothing to test. */
 static bool no_disk(void)
 {
-	return access(DISK, F_OK);
+	return !disk_path || access(disk_path, F_OK);
 }
 
 /* Past the page cache, from the second block on: the first is for others. */
@@ -346,7 +348,7 @@ static bool disk(void)
 	static char out[DISK_BYTES] __attribute__((aligned(DISK_BYTES)));
 	static char in[DISK_BYTES] __attribute__((aligned(DISK_BYTES)));
 	static unsigned char round;
-	int fd = no_disk() ? -1 : open(DISK, O_RDWR | O_DIRECT);
+	int fd = no_disk() ? -1 : open(disk_path, O_RDWR | O_DIRECT);
 	bool ok;
 
 	if (fd < 0)
@@ -390,12 +392,19 @@ int main(int argc, char **argv)
 	bool ok[NR_PARTS];
 	unsigned long rounds = 0;
 	time_t end = 0;
+	int option;
 
 	if (argc == 3 && !strcmp(argv[1], "--exit"))
 		return atoi(argv[2]);
-	if (argc == 3 && !strcmp(argv[1], "-s"))
-		end = now() + atoi(argv[2]);
-	else if (argc != 1)
+	while ((option = getopt(argc, argv, "s:d:")) != -1) {
+		if (option == 's')
+			end = now() + atoi(optarg);
+		else if (option == 'd')
+			disk_path = optarg;
+		else
+			return KSFT_FAIL;
+	}
+	if (optind != argc)
 		return KSFT_FAIL;
 	self = "/proc/self/exe";
 
@@ -410,7 +419,7 @@ int main(int argc, char **argv)
 	ksft_print_msg("%lu rounds\n", rounds);
 	for (size_t i = 0; i < NR_PARTS; i++) {
 		if (parts[i].run == disk && no_disk())
-			ksft_test_result_skip("%s: this machine has none\n", parts[i].name);
+			ksft_test_result_skip("%s: there is none, or none was named\n", parts[i].name);
 		else
 			ksft_test_result(ok[i], "%s\n", parts[i].name);
 	}
