@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * What user space does all day: processes, pipes, files, a disk, signals, threads,
- * code that it writes itself, the vDSO. A seal must not be felt by any of it.
+ * code that it writes itself, the vDSO, an LDT. A seal must not be felt by any of it.
  *
  *   heki_workload [-s SECONDS] [-d DISK]
  *
@@ -9,6 +9,7 @@
  * overwritten. Needs no seal, and harms nothing else; it passes on every kernel.
  */
 #define _GNU_SOURCE
+#include <asm/ldt.h>
 #include <elf.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -22,6 +23,7 @@
 #include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -362,6 +364,91 @@ static bool disk(void)
 	return ok;
 }
 
+#define LDT_ROUNDS	100
+/* Entry 0 of the LDT, for user mode. */
+#define LDT_SELECTOR	(1 << 2 | 3)
+
+/* A kernel without modify_ldt() has nothing to test. */
+static bool no_ldt(void)
+{
+	char none[8];
+
+	return syscall(SYS_modify_ldt, 0, none, sizeof(none)) < 0 && errno == ENOSYS;
+}
+
+/* A segment of data that begins at @base, which is below 4 GiB. */
+static bool set_ldt(const uint32_t *base)
+{
+	struct user_desc desc = {
+		.base_addr = (uintptr_t)base,
+		.limit = sizeof(*base) - 1,
+		.seg_32bit = 1,
+		.useable = 1,
+	};
+
+	return !syscall(SYS_modify_ldt, 0x11, &desc, sizeof(desc));
+}
+
+static uint32_t read_by_ldt(void)
+{
+	uint32_t value;
+
+	asm volatile("mov %1, %%gs\n\t"
+		     "mov %%gs:0, %0\n\t"
+		     "mov %2, %%gs"
+		     : "=&r" (value) : "r" (LDT_SELECTOR), "r" (0) : "memory");
+	return value;
+}
+
+/* Whenever this process runs, it has its own LDT. */
+static bool ldt_turns(int fd, const uint32_t *base, bool first)
+{
+	char byte = 0;
+
+	signal(SIGPIPE, SIG_IGN);
+	if (!run_on(0) || !set_ldt(base))
+		return false;
+	for (int i = 0; i < LDT_ROUNDS; i++) {
+		if (!(first && !i) && read(fd, &byte, 1) != 1)
+			return false;
+		if (read_by_ldt() != *base)
+			return false;
+		/* The other one may be done. */
+		if (write(fd, &byte, 1) != 1 && errno != EPIPE)
+			return false;
+	}
+	return true;
+}
+
+/* Two processes with an LDT each take turns on one CPU. */
+static bool user_ldt(void)
+{
+	uint32_t *bases = mmap(NULL, 4096, PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+	bool ok = true;
+	pid_t pids[2];
+	int fds[2];
+
+	if (no_ldt())
+		return true;
+	if (bases == MAP_FAILED || socketpair(AF_UNIX, SOCK_STREAM, 0, fds))
+		return false;
+	for (int i = 0; i < 2; i++) {
+		bases[i] = 0x1d70 + i;
+		pids[i] = fork();
+		if (!pids[i]) {
+			close(fds[!i]);
+			_exit(ldt_turns(fds[i], &bases[i], !i) ? 0 : 1);
+		}
+	}
+	close(fds[0]);
+	close(fds[1]);
+	for (int i = 0; i < 2; i++)
+		ok = child_exits_with(pids[i], 0) && ok;
+	munmap(bases, 4096);
+	return ok;
+}
+
 static const struct {
 	const char *name;
 	bool (*run)(void);
@@ -375,6 +462,7 @@ static const struct {
 	{ "futexes", futexes },
 	{ "user-jit", user_jit },
 	{ "user-vdso", vdso },
+	{ "user-ldt", user_ldt },
 };
 
 #define NR_PARTS (sizeof(parts) / sizeof(parts[0]))
@@ -420,6 +508,8 @@ int main(int argc, char **argv)
 	for (size_t i = 0; i < NR_PARTS; i++) {
 		if (parts[i].run == disk && no_disk())
 			ksft_test_result_skip("%s: there is none, or none was named\n", parts[i].name);
+		else if (parts[i].run == user_ldt && no_ldt())
+			ksft_test_result_skip("%s: this kernel has none\n", parts[i].name);
 		else
 			ksft_test_result(ok[i], "%s\n", parts[i].name);
 	}
