@@ -113,6 +113,30 @@ fn a_bar_is_met_or_missed() {
 }
 
 #[test]
+fn switches_of_ldts_are_counted_apart() {
+    let guests = [("bench-off", 3), ("bench-open", 3), ("bench-sealed", 24)];
+    let same = (1000, "CPUID=3", "CPUID=3");
+    let mut log = loops([same, same, same]);
+    let name = "VM exits added by a seal, each switch to a process with an LDT";
+    let without = report(&log, "", true);
+    assert!(without.figures.iter().all(|figure| figure.name != name));
+    for (guest, exits) in guests {
+        log += &format!(
+            "{guest}| figure: loop name=ldt number=9 ops=10 ticks=500{exits}\n\
+             {guest}| figure: exits mark=0x12 host=0 call=0 LDTR_TR={exits} HLT={exits}\n"
+        );
+    }
+    let report = report(&log, "", true);
+    assert_eq!(figure(&report, name).value, Some(1.05));
+    for name in [
+        "VM exits added by a seal",
+        "instructions, sealed / unsealed",
+    ] {
+        assert_eq!(figure(&report, name).verdict, Verdict::Within);
+    }
+}
+
+#[test]
 fn lookups_are_read() {
     let text = "\
         lookup/map/10           time:   [8.1 µs 8.192 µs 8.3 µs]\n\

@@ -12,6 +12,7 @@
  * emulated instruction, whoever ran it: guest or host.
  */
 #define _GNU_SOURCE
+#include <asm/ldt.h>
 #include <err.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -231,6 +232,22 @@ static void futexes(unsigned int ops)
 	pthread_join(thread, NULL);
 }
 
+/* As switches(), between processes with an LDT. It stays with this process, so this loop is the last. */
+static void ldts(unsigned int ops)
+{
+	static bool installed;
+	struct user_desc desc = {
+		.limit = 1,
+		.seg_32bit = 1,
+		.useable = 1,
+	};
+
+	if (!installed && syscall(SYS_modify_ldt, 0x11, &desc, sizeof(desc)))
+		errx(1, "modify_ldt");
+	installed = true;
+	switches(ops);
+}
+
 static char **command;
 
 static void run_command(unsigned int ops)
@@ -254,6 +271,7 @@ static const struct loop {
 	{ "file", files, 12 },
 	{ "signal", signals, 60 },
 	{ "futex", futexes, 10 },
+	{ "ldt", ldts, 20 },
 };
 
 #define NR_LOOPS (sizeof(loops) / sizeof(loops[0]))
