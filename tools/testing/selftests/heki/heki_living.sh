@@ -211,12 +211,40 @@ pins_held() {
 	done </sys/kernel/debug/heki_attack/list
 }
 
+loaded=/tmp/loaded
+
+# load NUMBER: the workload, round by round, until it fails or $loaded is gone.
+load() {
+	while [ -e $loaded ]; do
+		/heki/heki_workload >"/tmp/load.$1" 2>&1 || return 1
+	done
+}
+
+# under_load COMMAND...: as much load as there are CPUs; fails if that fails.
+under_load() {
+	local i=0 loads="" each outcome
+	touch $loaded
+	while [ $i -lt "$(cpus)" ]; do
+		load $i &
+		loads="$loads $!"
+		i=$((i + 1))
+	done
+	"$@"
+	outcome=$?
+	rm $loaded
+	for each in $loads; do
+		wait "$each" || outcome=1
+	done
+	grep -h '^not ok' /tmp/load.* | sed 's/^/# /'
+	return $outcome
+}
+
 test_hotplug() {
 	if [ ! -e $cpu ]; then
 		skip "CPU offline and online" "there is no second CPU"
 		return
 	fi
-	check "CPU offline and online, $hotplug_rounds times" hotplug
+	check "CPU offline and online, $hotplug_rounds times, under load" under_load hotplug
 	check "pins are held on every CPU" pins_held
 }
 
