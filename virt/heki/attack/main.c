@@ -21,6 +21,8 @@
 #include <linux/string.h>
 #include <linux/uaccess.h>
 
+#include <asm/trapnr.h>
+
 #include "heki_attack.h"
 
 static const struct attack attacks[] = {
@@ -42,7 +44,7 @@ static const struct attack *last;
 static struct attack_report last_report;
 static struct dentry *dir;
 
-/* Adds one step: a denial must have been seen and must have held. */
+/* Adds one step: a denial, which is #GP, must have been seen and must have held. */
 void attack_judge(struct attack_report *report, int trap, bool changed)
 {
 	if (changed) {
@@ -50,8 +52,10 @@ void attack_judge(struct attack_report *report, int trap, bool changed)
 			   trap ? "changed in spite of exception %d" : "changed", trap);
 		return;
 	}
-	if (!trap) {
-		attack_say(report, ATTACK_INCONCLUSIVE, "no exception and no change");
+	if (trap != X86_TRAP_GP) {
+		attack_say(report, ATTACK_INCONCLUSIVE,
+			   trap ? "exception %d, which is none of the host's" :
+				  "no exception and no change", trap);
 		return;
 	}
 	report->denials++;
