@@ -336,19 +336,37 @@ void attack_s_cet(struct attack_report *report)
 	change_feature(report, has_shadow_stacks(), MSR_IA32_S_CET, CET_WRSS_EN);
 }
 
+#define XSS_CET_S	(1ull << 12)
+
+/*
+ * Where XSS has CET_S no pin would hold them, for XRSTORS loads them. Without supervisor
+ * shadow stacks, which S_CET turns on, they mean nothing.
+ */
+static void change_ssp(struct attack_report *report, u32 index)
+{
+	u64 xss = 0, s_cet = 0;
+
+	rdmsrq_safe(MSR_IA32_XSS, &xss);
+	rdmsrq_safe(MSR_IA32_S_CET, &s_cet);
+	if (has_shadow_stacks() && xss & XSS_CET_S && !(s_cet & CET_SHSTK_EN))
+		attack_say(report, ATTACK_ABSENT, "supervisor shadow stacks are off, so nothing reads it");
+	else
+		change_feature(report, has_shadow_stacks(), index, 1ull << 12);
+}
+
 void attack_pl0_ssp(struct attack_report *report)
 {
-	change_feature(report, has_shadow_stacks(), MSR_IA32_PL0_SSP, 1ull << 12);
+	change_ssp(report, MSR_IA32_PL0_SSP);
 }
 
 void attack_pl1_ssp(struct attack_report *report)
 {
-	change_feature(report, has_shadow_stacks(), MSR_IA32_PL1_SSP, 1ull << 12);
+	change_ssp(report, MSR_IA32_PL1_SSP);
 }
 
 void attack_pl2_ssp(struct attack_report *report)
 {
-	change_feature(report, has_shadow_stacks(), MSR_IA32_PL2_SSP, 1ull << 12);
+	change_ssp(report, MSR_IA32_PL2_SSP);
 }
 
 void attack_ssp_table(struct attack_report *report)
