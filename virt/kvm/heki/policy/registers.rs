@@ -5,8 +5,8 @@
 //! One table, [`REGISTERS`]. The parser and the host go by it, and
 //! `Documentation/virt/kvm/x86/heki-registers.rst` is made from it. The kernel's build compares the
 //! bits that a guest can set as decided here with those that KVM lets it set,
-//! `scripts/check-registers` all bits with those that Linux's headers name: neither learns a bit
-//! unnoticed.
+//! `scripts/check-registers` all bits, and KVM's own MSRs, with those that Linux's headers name:
+//! neither learns one unnoticed.
 //! Neighbours: `abi` for the numbers, [`pin`](super::pin) for control registers. Locks: none.
 
 use super::{
@@ -83,13 +83,15 @@ pub struct Field {
     pub why: &'static str,
 }
 
-/// A register.
+/// A register, or MSRs of one kind, of which none can be pinned.
 #[derive(Clone, Copy, Debug)]
 pub struct Register {
     /// `HEKI_REG_*`.
     pub reg: u32,
     /// Number of an MSR, part of a descriptor-table register, else 0.
     pub index: u32,
+    /// The last such number.
+    pub last: u32,
     /// Name in the manuals.
     pub name: &'static str,
     /// Whose value its pins keep.
@@ -135,6 +137,7 @@ const fn table(
     Register {
         reg,
         index,
+        last: index,
         name,
         scope,
         fields,
@@ -142,22 +145,17 @@ const fn table(
 }
 
 const fn register(reg: u32, name: &'static str, fields: &'static [Field]) -> Register {
-    Register {
-        reg,
-        index: 0,
-        name,
-        scope: Scope::Vm,
-        fields,
-    }
+    table(reg, 0, name, Scope::Vm, fields)
 }
 
 const fn msr(index: u32, name: &'static str, fields: &'static [Field]) -> Register {
+    table(abi::HEKI_REG_MSR, index, name, Scope::Vm, fields)
+}
+
+const fn msrs(first: u32, last: u32, name: &'static str, fields: &'static [Field]) -> Register {
     Register {
-        reg: abi::HEKI_REG_MSR,
-        index,
-        name,
-        scope: Scope::Vm,
-        fields,
+        last,
+        ..msr(first, name, fields)
     }
 }
 
@@ -413,6 +411,94 @@ const PV: &[Field] = &[field(
     Free,
     "KVM refuses to write sealed memory for it",
 )];
+const PV_SIGNAL: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "KVM writes no memory for it: it is about interrupts, or how the host waits and counts",
+)];
+const PV_VMM: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "the VMM serves it, if anyone: what it writes for it is up to it, as with device models",
+)];
+const PV_RESET: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "asks the VMM for a reset, as a port does",
+)];
+const XEN_PAGE: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "KVM refuses to write sealed memory for it. The VMM chooses its number: 0x40000000 without Hyper-V",
+)];
+const APIC: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "interrupts; a vCPU that is started by them is held like all others",
+)];
+const TIME: &[Field] = &[field("all", ALL, Free, "the guest's clocks are its own")];
+const COMMAND: &[Field] = &[field("all", ALL, Free, "a command: it holds no value")];
+const KEPT_ONLY: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "KVM keeps the value, and does nothing by it",
+)];
+const MACHINE_CHECKS: &[Field] = &[field("all", ALL, Free, "machine checks are KVM's")];
+const ENCLAVES: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "the kernel writes it for each enclave that it starts, and those run in user mode",
+)];
+const CPU_NUMBER: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "user mode reads the CPU's number there, kernel entry does not",
+)];
+const WAITING: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "how long user mode may wait: harms the guest only",
+)];
+const XFD_ERR: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "what XFD has just denied; the kernel clears it",
+)];
+const MPX: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "bounds that only code which asks for them is held to",
+)];
+const COUNTERS: &[Field] = &[field(
+    "all",
+    ALL,
+    Free,
+    "perf changes it; it counts or records, and writes no memory",
+)];
+const HWCR: &[Field] = &[
+    bit("MC_STATUS_WR_EN", 18, Free, "machine checks are KVM's"),
+    bit("TSC_FREQ_SEL", 24, Free, "KVM keeps it, and does nothing by it"),
+    bit("CPUID_USER_DIS", 35, Free, "the kernel switches it for each task"),
+    field("others", !(1 << 18 | 1 << 24 | 1 << 35), Refused, "KVM sets no other, so that SMM cannot be locked"),
+];
+const MICROCODE: &[Field] = &[field(
+    "all",
+    ALL,
+    Refused,
+    "KVM loads no microcode for a guest",
+)];
+const SMBASE: &[Field] = &[field("all", ALL, Refused, "only the VMM writes it")];
 const FRED: &[Field] = &[field(
     "all",
     ALL,
@@ -467,15 +553,57 @@ pub const REGISTERS: &[Register] = &[
     msr(0xc001_0114, "VM_CR", VM_CR),
     msr(0x1d9, "DEBUGCTL", DEBUGCTL),
     msr(0x48, "SPEC_CTRL", SPEC_CTRL),
+    msr(0xc001_011f, "VIRT_SPEC_CTRL", SPEC_CTRL),
+    msr(0x49, "PRED_CMD", COMMAND),
+    msr(0x10b, "FLUSH_CMD", COMMAND),
     msr(0x140, "MISC_FEATURES_ENABLES", PER_TASK),
     msr(0x1c4, "XFD", PER_TASK),
+    msr(0x1c5, "XFD_ERR", XFD_ERR),
     msr(0x6a0, "U_CET", PER_TASK),
     msr(0x6a7, "PL3_SSP", PER_TASK),
     msr(0xc000_0100, "FS_BASE", BASES),
     msr(0xc000_0101, "GS_BASE", BASES),
     msr(0xc000_0102, "KERNEL_GS_BASE", BASES),
+    msr(0xc000_0103, "TSC_AUX", CPU_NUMBER),
+    msr(0xe1, "UMWAIT_CONTROL", WAITING),
+    msr(0xd90, "BNDCFGS", MPX),
+    msrs(0x8c, 0x8f, "SGXLEPUBKEYHASH", ENCLAVES),
+    msr(0xc001_0015, "HWCR", HWCR),
     msr(0x600, "DS_AREA", PERF),
-    msr(0x560, "RTIT_OUTPUT_BASE", PERF),
+    msr(0x3f1, "PEBS_ENABLE", PERF),
+    msr(0x3f2, "PEBS_DATA_CFG", PERF),
+    msrs(0x560, 0x561, "RTIT_OUTPUT", PERF),
+    msr(0x570, "RTIT_CTL", PERF),
+    msrs(0x571, 0x572, "RTIT_STATUS, CR3_MATCH", PERF),
+    msrs(0x580, 0x587, "RTIT_ADDR", PERF),
+    msrs(0xc1, 0xc8, "PERFCTR", COUNTERS),
+    msrs(0x186, 0x18d, "PERFEVTSEL", COUNTERS),
+    msrs(0x309, 0x30c, "FIXED_CTR", COUNTERS),
+    msrs(0x38d, 0x391, "PERF_GLOBAL", COUNTERS),
+    msrs(0x4c1, 0x4c8, "PMC", COUNTERS),
+    msrs(0x1a6, 0x1a7, "OFFCORE_RSP", COUNTERS),
+    msrs(0x1c8, 0x1c9, "LBR_SELECT, LBR_TOS", COUNTERS),
+    msrs(0x680, 0x69f, "LBR_FROM", COUNTERS),
+    msrs(0x6c0, 0x6df, "LBR_TO", COUNTERS),
+    msrs(0xdc0, 0xddf, "LBR_INFO", COUNTERS),
+    msrs(0xc001_0000, 0xc001_0007, "K7_PERF", COUNTERS),
+    msrs(0xc001_0200, 0xc001_020b, "F15H_PERF", COUNTERS),
+    msrs(0xc000_0300, 0xc000_0303, "PERF_CNTR_GLOBAL", COUNTERS),
+    msr(0x10, "TSC", TIME),
+    msr(0x3b, "TSC_ADJUST", TIME),
+    msr(0x6e0, "TSC_DEADLINE", TIME),
+    msr(0xc000_0104, "TSC_RATIO", TIME),
+    msrs(0x800, 0x8ff, "X2APIC", APIC),
+    msrs(0x17a, 0x17b, "MCG_STATUS, MCG_CTL", MACHINE_CHECKS),
+    msr(0x4d0, "MCG_EXT_CTL", MACHINE_CHECKS),
+    msrs(0x280, 0x29f, "MC_CTL2", MACHINE_CHECKS),
+    msrs(0x400, 0x47f, "MC_CTL, STATUS, ADDR, MISC", MACHINE_CHECKS),
+    msr(0x1fc, "POWER_CTL", KEPT_ONLY),
+    msrs(0xc001_0140, 0xc001_0141, "OSVW", KEPT_ONLY),
+    msr(0x79, "UCODE_WRITE", MICROCODE),
+    msr(0xc001_0020, "PATCH_LOADER", MICROCODE),
+    msr(0x9e, "SMBASE", SMBASE),
+    msr(0xc001_0117, "VM_HSAVE_PA", PV),
     msr(0x11, "KVM_WALL_CLOCK", PV),
     msr(0x12, "KVM_SYSTEM_TIME", PV),
     msr(0x4b56_4d00, "KVM_WALL_CLOCK_NEW", PV),
@@ -483,12 +611,33 @@ pub const REGISTERS: &[Register] = &[
     msr(0x4b56_4d02, "KVM_ASYNC_PF_EN", PV),
     msr(0x4b56_4d03, "KVM_STEAL_TIME", PV),
     msr(0x4b56_4d04, "KVM_PV_EOI_EN", PV),
+    msr(0x4b56_4d05, "KVM_POLL_CONTROL", PV_SIGNAL),
+    msr(0x4b56_4d06, "KVM_ASYNC_PF_INT", PV_SIGNAL),
+    msr(0x4b56_4d07, "KVM_ASYNC_PF_ACK", PV),
+    msr(0x4b56_4d08, "KVM_MIGRATION_CONTROL", PV_VMM),
+    msr(0x4000_0200, "XEN_HYPERCALL", XEN_PAGE),
+    msr(0x4000_0000, "HV_GUEST_OS_ID", PV_SIGNAL),
     msr(0x4000_0001, "HV_HYPERCALL", PV),
+    msr(0x4000_0003, "HV_RESET", PV_RESET),
     msr(0x4000_0021, "HV_REFERENCE_TSC", PV),
+    msrs(0x4000_0070, 0x4000_0072, "HV_EOI, ICR, TPR", APIC),
     msr(0x4000_0073, "HV_VP_ASSIST_PAGE", PV),
+    msr(0x4000_0080, "HV_SCONTROL", PV_SIGNAL),
     msr(0x4000_0082, "HV_SIEFP", PV),
     msr(0x4000_0083, "HV_SIMP", PV),
+    msr(0x4000_0084, "HV_EOM", PV),
+    msrs(0x4000_0090, 0x4000_009f, "HV_SINT", PV_SIGNAL),
+    msrs(0x4000_00b0, 0x4000_00b7, "HV_STIMER", PV),
+    msrs(0x4000_00f1, 0x4000_00f5, "HV_SYNDBG", PV_VMM),
+    msr(0x4000_00ff, "HV_SYNDBG_OPTIONS", PV_VMM),
+    msrs(0x4000_0100, 0x4000_0105, "HV_CRASH", PV_VMM),
+    msrs(0x4000_0106, 0x4000_0108, "HV_REENLIGHTENMENT, TSC_EMULATION", PV_SIGNAL),
+    msr(0x4000_0118, "HV_TSC_INVARIANT_CONTROL", PV_SIGNAL),
     msr(0x2ff, "MTRR_DEF_TYPE", MTRR),
+    msrs(0x200, 0x20f, "MTRR_PHYS_BASE, MASK", MTRR),
+    msr(0x250, "MTRR_FIX_64K", MTRR),
+    msrs(0x258, 0x259, "MTRR_FIX_16K", MTRR),
+    msrs(0x268, 0x26f, "MTRR_FIX_4K", MTRR),
     msr(0x6e1, "PKRS", PKRS),
     msr(0x1cc, "FRED_RSP0", FRED),
     msr(0x1cd, "FRED_RSP1", FRED),
@@ -535,7 +684,7 @@ impl Register {
 pub const fn find(reg: u32, index: u32) -> Option<&'static Register> {
     let mut rows = REGISTERS;
     while let Some((row, rest)) = rows.split_first() {
-        if row.reg == reg && row.index == index {
+        if row.reg == reg && row.index <= index && index <= row.last {
             return Some(row);
         }
         rows = rest;

@@ -42,10 +42,30 @@ fn held(index: u32, mask: u64, value: u64) -> Held {
 
 #[test]
 fn each_register_comes_once() {
-    let rows: BTreeSet<_> = REGISTERS.iter().map(|row| (row.reg, row.index)).collect();
-    assert_eq!(rows.len(), REGISTERS.len());
+    let mut rows: Vec<_> = REGISTERS
+        .iter()
+        .map(|row| (row.reg, row.index, row.last))
+        .collect();
+    rows.sort_unstable();
+    assert!(rows.iter().all(|(_, first, last)| first <= last));
+    let apart = |pair: &[(u32, u32, u32)]| pair[0].0 < pair[1].0 || pair[0].2 < pair[1].1;
+    assert!(rows.windows(2).all(apart));
     let names: BTreeSet<_> = REGISTERS.iter().map(|row| row.name).collect();
     assert_eq!(names.len(), REGISTERS.len());
+}
+
+#[test]
+fn a_row_of_many_is_found_by_each_and_pins_none() {
+    for row in REGISTERS {
+        for index in [row.index, row.last] {
+            assert_eq!(find(row.reg, index).map(|found| found.name), Some(row.name));
+        }
+        assert!(row.index == row.last || row.pinnable() == 0, "{}", row.name);
+    }
+    let variable = |index| find(HEKI_REG_MSR, index).map(|row| row.name);
+    assert_eq!(variable(0x203), variable(0x20f));
+    assert_eq!(variable(0x1ff), None);
+    assert_eq!(variable(0x210), None);
 }
 
 #[test]
@@ -95,14 +115,16 @@ fn what_has_no_row_cannot_be_pinned() {
         (1, 0),
         (HEKI_REG_CR0, 1),
         (HEKI_REG_XCR0, 1),
-        (HEKI_REG_MSR, 0x10),
+        (HEKI_REG_MSR, 0x17),
     ] {
         assert_eq!((pinnable(reg, index), settable(reg, index)), (0, 0));
     }
     assert_eq!(
-        hold(&msr(0x10, 1), Some(SEEN)),
+        hold(&msr(0x17, 1), Some(SEEN)),
         Err(Refusal::PinUnsupported)
     );
+    let counter = msr(0xc2, 1);
+    assert_eq!(hold(&counter, Some(SEEN)), Err(Refusal::PinUnsupported));
 }
 
 #[test]
@@ -270,7 +292,8 @@ first.
 Scope up: each vCPU keeps its own value from when it is up, that is, TR is not null: INIT makes it
 so, and LTR ends it. Of the GDTR, it may load one more value after that.
 
-A register that a vCPU does not have cannot be pinned on it.
+A register that a vCPU does not have cannot be pinned on it. An MSR without a row can only be
+read by a guest, or KVM ignores what is written to it, or the VMM serves it.
 
 .. list-table::
    :header-rows: 1
@@ -295,6 +318,7 @@ fn document() -> String {
     let mut text = HEAD.to_owned();
     for row in REGISTERS {
         let number = match row.reg {
+            HEKI_REG_MSR if row.last != row.index => format!(" {:#x}-{:#x}", row.index, row.last),
             HEKI_REG_MSR => format!(" {:#x}", row.index),
             _ => String::new(),
         };
