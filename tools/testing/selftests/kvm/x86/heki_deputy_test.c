@@ -423,11 +423,6 @@ FIXTURE_TEARDOWN(tables)
 		heki_vm_free(&self->h);
 }
 
-static u64 guest_fep_write(u64 *arg)
-{
-	return kvm_asm_safe_fep("movq %[val], (%[gva])", [gva]"r"(arg[0]), [val]"r"(arg[1]));
-}
-
 HEKI_TEST(tables, get_their_bits_while_they_are_open)
 {
 	struct heki_vm *h = &self->h;

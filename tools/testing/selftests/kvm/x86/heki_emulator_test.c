@@ -136,11 +136,6 @@ HEKI_TEST(port, input_goes_on_under_an_allow_list)
  * Forced emulation
  */
 
-static u64 guest_fep_mov(u64 *arg)
-{
-	return kvm_asm_safe_fep("movq %[val], (%[gva])", [gva]"r"(arg[0]), [val]"r"(arg[1]));
-}
-
 static u64 guest_fep_lock_or(u64 *arg)
 {
 	return kvm_asm_safe_fep("lock orb $0x81, (%[gva])", [gva]"r"(arg[0]));
@@ -184,7 +179,7 @@ FIXTURE_VARIANT(forced_write) {
 	u64 (*fn)(u64 *arg);
 };
 
-FIXTURE_VARIANT_ADD(forced_write, mov) { .fn = guest_fep_mov };
+FIXTURE_VARIANT_ADD(forced_write, mov) { .fn = guest_fep_write };
 FIXTURE_VARIANT_ADD(forced_write, lock_or) { .fn = guest_fep_lock_or };
 FIXTURE_VARIANT_ADD(forced_write, lock_cmpxchg) { .fn = guest_fep_cmpxchg };
 FIXTURE_VARIANT_ADD(forced_write, rep_movs) { .fn = guest_fep_rep_movs };
@@ -241,7 +236,7 @@ HEKI_TEST(forced_mov, across_the_start_is_denied)
 
 	heki_calm_page(h, SEALED + 2);
 	heki_seal_page(h, SEALED + 2);
-	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_fep_mov, HEKI_PAGE(SEALED + 2) - 2,
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_fep_write, HEKI_PAGE(SEALED + 2) - 2,
 				       HEKI_ATTACK));
 	EXPECT_TRUE(heki_page_is_calm(h, SEALED + 2));
 	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
@@ -253,7 +248,7 @@ HEKI_TEST(forced_mov, across_the_end_is_denied)
 
 	heki_calm_page(h, SEALED);
 	heki_seal_page(h, SEALED);
-	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_fep_mov, HEKI_PAGE(SEALED + 1) - 2,
+	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_fep_write, HEKI_PAGE(SEALED + 1) - 2,
 				       HEKI_ATTACK));
 	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
 	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));

@@ -261,11 +261,6 @@ HEKI_TEST(attack, a_write)
 	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
 }
 
-static u64 guest_fep_write(u64 *arg)
-{
-	return kvm_asm_safe_fep("movq %[val], (%[gva])", [gva]"r"(arg[0]), [val]"r"(arg[1]));
-}
-
 static u64 guest_fep_cmpxchg(u64 *arg)
 {
 	return kvm_asm_safe_fep("lock cmpxchgq %[val], (%[gva])", [gva]"r"(arg[0]),
@@ -350,11 +345,6 @@ HEKI_TEST(attack, clears_wp)
 	EXPECT_EQ(2, vcpu_get_stat(vcpu, heki_denied_cr));
 }
 
-static u64 guest_rdfsbase(u64 *arg)
-{
-	return kvm_asm_safe("rdfsbase %%r10");
-}
-
 HEKI_TEST(attack, clears_fsgsbase)
 {
 	struct heki_vm *h = &self->h;
@@ -375,11 +365,6 @@ HEKI_TEST(attack, clears_fsgsbase)
 			 cr4 & ~X86_CR4_FSGSBASE, 0, 0));
 	EXPECT_EQ(learns ? UD_VECTOR : 0, heki_call(vcpu, guest_rdfsbase));
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_cr));
-}
-
-static u64 guest_rdmsr(u64 *arg)
-{
-	return rdmsr(arg[0]);
 }
 
 HEKI_TEST(attack, changes_lstar)

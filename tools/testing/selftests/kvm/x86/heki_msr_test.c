@@ -22,13 +22,6 @@
 #endif
 #define VM_CR_R_INIT		BIT_ULL(1)
 
-static u64 guest_rdmsr(u64 *arg)
-{
-	u64 value;
-
-	return rdmsr_safe(arg[0], &value) ? HEKI_CALM : value;
-}
-
 /* arg[0]: MSR, arg[1]: value */
 static u64 guest_fep_wrmsr(u64 *arg)
 {

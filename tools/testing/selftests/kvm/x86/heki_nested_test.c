@@ -384,11 +384,6 @@ HEKI_TEST(l1, cannot_shed_its_pins_by_an_exit)
 	EXPECT_TRUE(pins_are_in_force(vcpu));
 }
 
-static u64 guest_rdmsr(u64 *arg)
-{
-	return rdmsr(arg[0]);
-}
-
 /* As the manual has an entry of the lists that VM entries and exits load. */
 struct msr_entry {
 	u32 index;

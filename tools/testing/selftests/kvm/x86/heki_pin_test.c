@@ -103,17 +103,6 @@ static bool umip_is_in_force(struct kvm_vcpu *vcpu)
 	return !heki_run_user(vcpu, HEKI_ALIAS(USER_CODE));
 }
 
-static u64 guest_rdfsbase(u64 *arg)
-{
-	u64 base, error_code;
-	u8 vector;
-
-	asm volatile(KVM_ASM_SAFE("rdfsbase %[base]")
-		     : KVM_ASM_SAFE_OUTPUTS(vector, error_code), [base] "=r"(base)
-		     : : KVM_ASM_SAFE_CLOBBERS);
-	return vector;
-}
-
 /* FSGSBASE: the instruction exists. */
 static bool fsgsbase_is_in_force(struct kvm_vcpu *vcpu)
 {
@@ -598,11 +587,6 @@ FIXTURE_SETUP(starts)
 FIXTURE_TEARDOWN(starts)
 {
 	heki_vm_free(&self->h);
-}
-
-static u64 guest_rdmsr(u64 *arg)
-{
-	return rdmsr(arg[0]);
 }
 
 /* Takes LME and NX from what the trampoline loads. */

@@ -688,11 +688,6 @@ HEKI_TEST(denial, of_a_write_exits)
 	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], OTHER));
 }
 
-static u64 guest_fep_write(u64 *arg)
-{
-	return kvm_asm_safe_fep("movq %[val], (%[gva])", [gva]"r"(arg[0]), [val]"r"(arg[1]));
-}
-
 HEKI_TEST(denial, in_the_emulator_exits)
 {
 	struct heki_vm *h = &self->h;

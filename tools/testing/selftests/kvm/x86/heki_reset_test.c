@@ -419,14 +419,6 @@ HEKI_TEST(reset, an_init_of_all_vcpus_ends_nothing)
 	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[1], SEALED));
 }
 
-static u64 guest_triple_fault(u64 *arg)
-{
-	struct desc_ptr none = {};
-
-	asm volatile("lidt %0; ud2" : : "m"(none));
-	return 0;
-}
-
 /* SVM has KVM reset the vCPU itself, VMX leaves it as it is. */
 HEKI_TEST(reset, triple_faults_of_all_vcpus_end_nothing)
 {

@@ -100,6 +100,12 @@ static inline u64 guest_write(u64 *arg)
 	return kvm_asm_safe("movq %[val], (%[gva])", [gva]"r"(arg[0]), [val]"r"(arg[1]));
 }
 
+/* The same through KVM's emulator. */
+static inline u64 guest_fep_write(u64 *arg)
+{
+	return kvm_asm_safe_fep("movq %[val], (%[gva])", [gva]"r"(arg[0]), [val]"r"(arg[1]));
+}
+
 /*
  * Jumps to arg[0]. heki_put_code() has put code there that clears R9 and returns
  * through R11, where the fixup of a fault leads as well.
@@ -139,6 +145,20 @@ static inline u64 guest_set_cr4(u64 *arg)
 	return kvm_asm_safe("mov %[val], %%cr4", [val]"r"(arg[0]));
 }
 
+/* Does an instruction exist that CR4.FSGSBASE allows? */
+static inline u64 guest_rdfsbase(u64 *arg)
+{
+	return kvm_asm_safe("rdfsbase %%r10");
+}
+
+/* arg[0]: MSR; HEKI_CALM if there is none */
+static inline u64 guest_rdmsr(u64 *arg)
+{
+	u64 value;
+
+	return rdmsr_safe(arg[0], &value) ? HEKI_CALM : value;
+}
+
 /* arg[0]: MSR, arg[1]: value */
 static inline u64 guest_wrmsr(u64 *arg)
 {
@@ -159,6 +179,15 @@ static inline u64 guest_lidt(u64 *arg)
 	struct desc_ptr dt = { .address = arg[0], .size = arg[1] };
 
 	return kvm_asm_safe("lidt %[dt]", [dt]"m"(dt));
+}
+
+/* What the reboot of Linux falls back to. */
+static inline u64 guest_triple_fault(u64 *arg)
+{
+	struct desc_ptr none = {};
+
+	asm volatile("lidt %0; ud2" : : "m"(none));
+	return 0;
 }
 
 /* arg[0]: selector */
