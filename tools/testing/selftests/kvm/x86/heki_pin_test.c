@@ -204,6 +204,21 @@ static u64 set_cr(struct kvm_vcpu *vcpu, u32 reg, u64 value)
 	return heki_call(vcpu, reg == HEKI_REG_CR0 ? guest_set_cr0 : guest_set_cr4, value);
 }
 
+static u64 guest_fep_set_cr0(u64 *arg)
+{
+	return kvm_asm_safe_fep("mov %[val], %%cr0", [val]"r"(arg[0]));
+}
+
+static u64 guest_fep_set_cr4(u64 *arg)
+{
+	return kvm_asm_safe_fep("mov %[val], %%cr4", [val]"r"(arg[0]));
+}
+
+static u64 emulate_set_cr(struct kvm_vcpu *vcpu, u32 reg, u64 value)
+{
+	return heki_call(vcpu, reg == HEKI_REG_CR0 ? guest_fep_set_cr0 : guest_fep_set_cr4, value);
+}
+
 static void set_bits(struct kvm_vcpu *vcpu, u32 reg, u64 bits)
 {
 	TEST_ASSERT(!set_cr(vcpu, reg, get_cr(vcpu, reg) | bits), "Cannot set bits %#lx", bits);
@@ -323,6 +338,30 @@ HEKI_TEST(pin, it_cannot_be_cleared)
 		EXPECT_TRUE(is_pinned(h->vcpu[i], variant->reg, variant->bit));
 		EXPECT_FORCE(true, h->vcpu[i]);
 	}
+}
+
+#define NO_FORCED_EMULATION	"kvm.force_emulation_prefix is off and cannot be set"
+
+HEKI_TEST(pin, the_emulator_refuses_too)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	u64 before;
+
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, NO_FORCED_EMULATION);
+	set_bits(vcpu, variant->reg, variant->bit);
+	before = get_cr(vcpu, variant->reg);
+	EXPECT_EQ(0, emulate_set_cr(vcpu, variant->reg, before & ~variant->bit));
+	EXPECT_EQ(before & ~variant->bit, get_cr(vcpu, variant->reg));
+	EXPECT_EQ(0, emulate_set_cr(vcpu, variant->reg, before));
+
+	seal_pin(&self->h, variant->reg, variant->bit);
+	EXPECT_EQ(GP_VECTOR, emulate_set_cr(vcpu, variant->reg, before & ~variant->bit));
+	EXPECT_EQ(before, get_cr(vcpu, variant->reg));
+	EXPECT_EQ(0, emulate_set_cr(vcpu, variant->reg, before));
+	EXPECT_EQ(before, get_cr(vcpu, variant->reg));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_cr));
+	EXPECT_FORCE(true, vcpu);
 }
 
 HEKI_TEST(pin, other_bits_still_change)
@@ -812,7 +851,7 @@ FIXTURE_TEARDOWN(pins)
 
 /*
  * While TS is set the compiler's own SSE faults: set it, look and clear it in one
- * statement. Both return CR0 as it was in between, with ET for the reason above.
+ * statement. All return CR0 as it was in between, with ET for the reason above.
  */
 static u64 guest_mov_clts(u64 *arg)
 {
@@ -830,14 +869,13 @@ static u64 guest_lmsw_clts(u64 *arg)
 	return cr0 | X86_CR0_ET;
 }
 
-static u64 guest_fep_set_cr0(u64 *arg)
+static u64 guest_fep_lmsw_clts(u64 *arg)
 {
-	return kvm_asm_safe_fep("mov %[val], %%cr0", [val]"r"(arg[0]));
-}
+	u64 cr0;
 
-static u64 guest_fep_set_cr4(u64 *arg)
-{
-	return kvm_asm_safe_fep("mov %[val], %%cr4", [val]"r"(arg[0]));
+	asm volatile(KVM_FEP "lmsw %w1; mov %%cr0, %0; " KVM_FEP "clts"
+		     : "=&r"(cr0) : "r"(arg[0]) : "memory");
+	return cr0 | X86_CR0_ET;
 }
 
 HEKI_TEST(pins, lmsw_and_clts_still_work)
@@ -873,28 +911,29 @@ HEKI_TEST(pins, lmsw_and_clts_do_not_leak_a_forced_bit)
 	EXPECT_TRUE(wp_is_in_force(vcpu));
 }
 
-HEKI_TEST(pins, the_emulator_refuses_too)
+/* Neither can clear a pinned bit, and to neither a bit shows that is forced on vCPU 1. */
+HEKI_TEST(pins, lmsw_and_clts_of_the_emulator_do_the_same)
 {
-	struct kvm_vcpu *vcpu = self->h.vcpu[0];
-	u64 cr0, cr4;
+	struct heki_vm *h = &self->h;
+	u64 cr0[NR_VCPUS];
+	int i;
 
 	if (!kvm_is_forced_emulation_enabled())
-		SKIP(return, "kvm.force_emulation_prefix is off and cannot be set");
-	set_bits(vcpu, HEKI_REG_CR0, X86_CR0_WP);
-	set_bits(vcpu, HEKI_REG_CR4, X86_CR4_SMEP);
-	cr0 = get_cr(vcpu, HEKI_REG_CR0);
-	cr4 = get_cr(vcpu, HEKI_REG_CR4);
-	EXPECT_EQ(0, heki_call(vcpu, guest_fep_set_cr0, cr0));
-	heki_begin_request(&self->h, 0);
-	heki_add_pin(self->h.request, HEKI_REG_CR0, X86_CR0_WP);
-	heki_add_pin(self->h.request, HEKI_REG_CR4, X86_CR4_SMEP);
-	heki_seal(&self->h);
-
-	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_fep_set_cr0, cr0 & ~X86_CR0_WP));
-	EXPECT_EQ(cr0, get_cr(vcpu, HEKI_REG_CR0));
-	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_fep_set_cr4, cr4 & ~X86_CR4_SMEP));
-	EXPECT_EQ(cr4, get_cr(vcpu, HEKI_REG_CR4));
-	EXPECT_EQ(2, vcpu_get_stat(vcpu, heki_denied_cr));
+		SKIP(return, NO_FORCED_EMULATION);
+	set_bits(h->vcpu[0], HEKI_REG_CR0, X86_CR0_WP);
+	for (i = 0; i < NR_VCPUS; i++) {
+		cr0[i] = get_cr(h->vcpu[i], HEKI_REG_CR0);
+		EXPECT_EQ(cr0[i] | X86_CR0_TS,
+			  heki_call(h->vcpu[i], guest_fep_lmsw_clts, X86_CR0_PE | X86_CR0_TS));
+	}
+	seal_pin(h, HEKI_REG_CR0, X86_CR0_WP);
+	for (i = 0; i < NR_VCPUS; i++) {
+		EXPECT_EQ(cr0[i] | X86_CR0_TS,
+			  heki_call(h->vcpu[i], guest_fep_lmsw_clts, X86_CR0_PE | X86_CR0_TS));
+		EXPECT_EQ(cr0[i], get_cr(h->vcpu[i], HEKI_REG_CR0));
+		EXPECT_TRUE(wp_is_in_force(h->vcpu[i]));
+		EXPECT_EQ(0, vcpu_get_stat(h->vcpu[i], heki_denied_cr));
+	}
 }
 
 /* A pin of one register leaves the other alone. */
