@@ -936,6 +936,46 @@ HEKI_TEST(pins, lmsw_and_clts_of_the_emulator_do_the_same)
 	}
 }
 
+static u64 guest_fep_read(u64 *arg)
+{
+	return kvm_asm_safe_fep("testb $0, (%[gva])", [gva]"r"(arg[0]));
+}
+
+/* An access of the emulator that the bit forbids, where it is clear to the eye only. */
+static void expect_emulator_is_held(struct __test_metadata *_metadata, struct heki_vm *h, u32 reg,
+				    u64 bit, u64 (*access)(u64 *arg), u64 page)
+{
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, NO_FORCED_EMULATION);
+	if (!(pinnable(h, reg) & bit))
+		SKIP(return, "this host cannot pin the bit");
+	clear_bits(vcpu, reg, bit);
+	EXPECT_EQ(0, heki_call(vcpu, access, HEKI_ALIAS(page), HEKI_ATTACK));
+	set_bits(vcpu, reg, bit);
+	EXPECT_EQ(PF_VECTOR, heki_call(vcpu, access, HEKI_ALIAS(page), HEKI_ATTACK));
+
+	seal_pin(h, reg, bit);
+	clear_from_user_space(vcpu, reg, bit);
+	heki_poke(h, HEKI_PAGE(page), HEKI_CALM);
+	EXPECT_EQ(PF_VECTOR, heki_call(vcpu, access, HEKI_ALIAS(page), HEKI_ATTACK));
+	EXPECT_EQ(HEKI_CALM, heki_peek(h, HEKI_PAGE(page)));
+	EXPECT_EQ(0, heki_call(vcpu, access, HEKI_PAGE(page), HEKI_ATTACK));
+}
+
+HEKI_TEST(pins, wp_holds_the_emulator_where_it_is_clear)
+{
+	expect_emulator_is_held(_metadata, &self->h, HEKI_REG_CR0, X86_CR0_WP, guest_fep_write,
+				READ_ONLY);
+}
+
+HEKI_TEST(pins, smap_holds_the_emulator_where_it_is_clear)
+{
+	expect_emulator_is_held(_metadata, &self->h, HEKI_REG_CR4, X86_CR4_SMAP, guest_fep_read,
+				USER);
+}
+
 /* A pin of one register leaves the other alone. */
 HEKI_TEST(pins, what_is_not_pinned_is_free)
 {
