@@ -1158,6 +1158,7 @@ FIXTURE_VARIANT(rsm) {
 
 #define SAVE_AREA	0xfe00		/* of SMRAM: struct kvm_smram_state_64 */
 #define SAVED_BASE	8		/* of a segment in it */
+#define SAVED_EFER	0xd0
 #define SAVED_CR4	0x148
 #define SAVED_CR0	0x158
 #define OTHER_LDT	0x28
@@ -1272,6 +1273,33 @@ HEKI_TEST(pins, rsm_gives_back_cr0)
 HEKI_TEST(pins, rsm_gives_back_cr4)
 {
 	expect_no_other_cr(_metadata, &self->h, HEKI_REG_CR4, X86_CR4_SMEP, SAVED_CR4);
+}
+
+/* RSM turns paging on with the pinned EFER or not at all. */
+HEKI_TEST(pins, rsm_gives_back_efer)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	u64 efer;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	setup_smram(self->h.vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	efer = heki_call(vcpu, guest_rdmsr, MSR_EFER);
+	run_smi(_metadata, &self->h, SAVED_EFER, EFER_NX);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(efer ^ EFER_NX, heki_call(vcpu, guest_rdmsr, MSR_EFER));
+	run_smi(_metadata, &self->h, SAVED_EFER, EFER_NX);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(efer, heki_call(vcpu, guest_rdmsr, MSR_EFER));
+
+	seal_efer(&self->h);
+	run_smi(_metadata, &self->h, SAVED_EFER, 0);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(efer, heki_call(vcpu, guest_rdmsr, MSR_EFER));
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_msr));
+	run_smi(_metadata, &self->h, SAVED_EFER, EFER_NX);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
 }
 
 /* Its memory, which nobody else sees, is not the guest kernel's to list. */
