@@ -91,6 +91,8 @@ static u64 guest_run_l2(u64 *arg)
 struct l1 {
 	struct heki_vm h;
 	gva_t nested;
+	u64 cr0;	/* bits that it has set and can pin */
+	u64 cr4;
 };
 
 static void prepare_l2(struct l1 *l1, u64 (*fn)(u64 *arg), u64 arg0, u64 arg1)
@@ -172,6 +174,20 @@ static void map_for_l2(struct heki_vm *h, enum paging paging)
 		tdp_map(h->vm, HEKI_TEST_GPA, HEKI_TEST_GPA, 16 * PAGE_SIZE);
 }
 
+/* VMX fixes them. */
+#define FIXED_CR0	(X86_CR0_PG | X86_CR0_NE)
+
+/* Before L2 is set up, as its registers are copies. */
+static void set_pinnable_bits(struct l1 *l1)
+{
+	struct heki_query q = heki_query(&l1->h);
+
+	l1->cr0 = q.cr0_pinnable & ~FIXED_CR0;
+	l1->cr4 = q.cr4_pinnable;
+	heki_guest_enable_cr0(l1->h.vcpu[0], l1->cr0);
+	heki_guest_enable_cr4(l1->h.vcpu[0], l1->cr4);
+}
+
 static void create_l1(struct l1 *l1, enum paging paging)
 {
 	struct heki_vm *h = &l1->h;
@@ -185,9 +201,7 @@ static void create_l1(struct l1 *l1, enum paging paging)
 		vcpu_alloc_svm(h->vm, &l1->nested);
 	map_pages(h);
 	map_for_l2(h, paging);
-	/* Before L2 is set up, as its registers are copies. */
-	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
-	heki_guest_enable_cr4(h->vcpu[0], X86_CR4_SMEP);
+	set_pinnable_bits(l1);
 	heki_call(h->vcpu[0], guest_set_l2_up, l1->nested);
 }
 
@@ -316,57 +330,81 @@ HEKI_TEST(l1, is_offered_no_pins_of_what_exits_load)
 	EXPECT_EQ(HEKI_STATE_OPEN, heki_query(h).state);
 }
 
-static void seal_pins(struct heki_vm *h)
+static void seal_pins(struct l1 *l1)
 {
-	struct heki_seal *req = heki_begin_request(h, 0);
+	struct heki_seal *req = heki_begin_request(&l1->h, 0);
 
 	heki_add_page(req, SEALED);
-	heki_add_pin(req, HEKI_REG_CR0, X86_CR0_WP);
-	heki_add_pin(req, HEKI_REG_CR4, X86_CR4_SMEP);
-	heki_seal(h);
+	heki_add_pin(req, HEKI_REG_CR0, l1->cr0);
+	heki_add_pin(req, HEKI_REG_CR4, l1->cr4);
+	heki_seal(&l1->h);
 }
 
-/* Are both bits at work in L1, whatever it reads? */
-static bool pins_are_in_force(struct kvm_vcpu *vcpu)
+/* Are the bits that show without user mode at work in L1, whatever it reads? */
+static bool pins_are_in_force(struct l1 *l1)
 {
+	struct kvm_vcpu *vcpu = l1->h.vcpu[0];
+
 	return heki_call(vcpu, guest_write, HEKI_ALIAS(READ_ONLY), HEKI_ATTACK) == PF_VECTOR &&
-	       heki_call(vcpu, guest_exec, HEKI_ALIAS(USER)) == PF_VECTOR;
+	       heki_call(vcpu, guest_exec, HEKI_ALIAS(USER)) == PF_VECTOR &&
+	       (!(l1->cr4 & X86_CR4_SMAP) ||
+		heki_call(vcpu, guest_read, HEKI_ALIAS(USER)) == PF_VECTOR) &&
+	       (!(l1->cr4 & X86_CR4_FSGSBASE) || !heki_call(vcpu, guest_rdfsbase));
 }
 
-static u64 guest_clear_cr0_wp(u64 *arg)
+/* arg[0]: bits */
+static u64 guest_clear_cr0(u64 *arg)
 {
-	return guest_set_cr0((u64[]){ get_cr0() & ~X86_CR0_WP });
+	return guest_set_cr0((u64[]){ get_cr0() & ~arg[0] });
 }
 
-static u64 guest_clear_cr4_smep(u64 *arg)
+static u64 guest_clear_cr4(u64 *arg)
 {
-	return guest_set_cr4((u64[]){ get_cr4() & ~X86_CR4_SMEP });
+	return guest_set_cr4((u64[]){ get_cr4() & ~arg[0] });
+}
+
+/* Is each of the bits refused to be cleared? */
+static bool is_each_pinned(struct kvm_vcpu *vcpu, u64 (*clear)(u64 *arg), u64 bits)
+{
+	u64 bit;
+
+	for (; bits; bits &= ~bit) {
+		bit = bits & -bits;
+		if (heki_call(vcpu, clear, bit) != GP_VECTOR)
+			return false;
+	}
+	return true;
 }
 
 /* L2's registers are its own; L1's are held again when L2 exits. */
 HEKI_TEST(l1, keeps_its_pins_whatever_l2_does_with_its_own)
 {
 	struct l1 *l1 = &self->l1;
-	struct kvm_vcpu *vcpu = l1->h.vcpu[0];
 
-	seal_pins(&l1->h);
-	EXPECT_EQ(0, run_l2(l1, guest_clear_cr0_wp, 0, 0));
+	seal_pins(l1);
+	EXPECT_EQ(0, run_l2(l1, guest_clear_cr4, l1->cr4, 0));
+	EXPECT_EQ(0, run_l2(l1, guest_clear_cr0, l1->cr0, 0));
 	EXPECT_EQ(0, run_l2(l1, guest_write, HEKI_ALIAS(READ_ONLY), HEKI_ATTACK));
-	EXPECT_EQ(0, run_l2(l1, guest_clear_cr4_smep, 0, 0));
-	EXPECT_TRUE(pins_are_in_force(vcpu));
-	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_clear_cr0_wp));
-	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_clear_cr4_smep));
+	EXPECT_TRUE(pins_are_in_force(l1));
+	EXPECT_TRUE(is_each_pinned(l1->h.vcpu[0], guest_clear_cr0, l1->cr0));
+	EXPECT_TRUE(is_each_pinned(l1->h.vcpu[0], guest_clear_cr4, l1->cr4));
 }
 
+/* arg[0], arg[1]: bits of CR0 and CR4 */
 static u64 guest_lower_host_state(u64 *arg)
 {
-	return vmwrite(HOST_CR0, get_cr0() & ~X86_CR0_WP) ||
-	       vmwrite(HOST_CR4, get_cr4() & ~X86_CR4_SMEP);
+	return vmwrite(HOST_CR0, get_cr0() & ~arg[0]) || vmwrite(HOST_CR4, get_cr4() & ~arg[1]);
 }
 
 static u64 guest_nothing(u64 *arg)
 {
 	return 0;
+}
+
+static u64 exit_with_less(struct l1 *l1)
+{
+	return heki_call(l1->h.vcpu[0], guest_lower_host_state, l1->cr0, l1->cr4) ?:
+	       run_l2(l1, guest_nothing, 0, 0);
 }
 
 /* VMX lets L1 choose the registers that it gets at the next exit of L2. */
@@ -377,11 +415,14 @@ HEKI_TEST(l1, cannot_shed_its_pins_by_an_exit)
 
 	if (!host_cpu_is_intel)
 		SKIP(return, "VMX only");
-	seal_pins(&l1->h);
-	EXPECT_EQ(0, heki_call(vcpu, guest_lower_host_state));
-	EXPECT_EQ(0, run_l2(l1, guest_nothing, 0, 0));
-	EXPECT_EQ(0, heki_call(vcpu, guest_get_cr0) & X86_CR0_WP);
-	EXPECT_TRUE(pins_are_in_force(vcpu));
+	EXPECT_EQ(0, exit_with_less(l1));
+	EXPECT_FALSE(pins_are_in_force(l1));
+	set_pinnable_bits(l1);
+	seal_pins(l1);
+	EXPECT_EQ(0, exit_with_less(l1));
+	EXPECT_EQ(0, heki_call(vcpu, guest_get_cr0) & l1->cr0);
+	EXPECT_EQ(0, heki_call(vcpu, guest_get_cr4) & l1->cr4);
+	EXPECT_TRUE(pins_are_in_force(l1));
 }
 
 /* As the manual has an entry of the lists that VM entries and exits load. */
@@ -408,22 +449,22 @@ HEKI_TEST(l1, loads_msrs_by_an_exit)
 
 	if (!host_cpu_is_intel)
 		SKIP(return, "VMX only");
-	seal_pins(&l1->h);
+	seal_pins(l1);
 	EXPECT_NE(entry.value, heki_call(vcpu, guest_rdmsr, MSR_LSTAR));
 	memcpy(heki_hva(&l1->h, HEKI_PAGE(MSR_LIST)), &entry, sizeof(entry));
 	EXPECT_EQ(0, heki_call(vcpu, guest_load_at_exit, HEKI_PAGE(MSR_LIST)));
 	EXPECT_EQ(0, run_l2(l1, guest_nothing, 0, 0));
 	EXPECT_EQ(entry.value, heki_call(vcpu, guest_rdmsr, MSR_LSTAR));
-	EXPECT_TRUE(pins_are_in_force(vcpu));
+	EXPECT_TRUE(pins_are_in_force(l1));
 }
 
-/* arg[0]: struct svm_test_data */
+/* arg[0]: struct svm_test_data; arg[1], arg[2]: bits of CR0 and CR4 */
 static u64 guest_lower_vmcb(u64 *arg)
 {
 	struct svm_test_data *svm = (void *)arg[0];
 
-	svm->vmcb->save.cr0 &= ~X86_CR0_WP;
-	svm->vmcb->save.cr4 &= ~X86_CR4_SMEP;
+	svm->vmcb->save.cr0 &= ~arg[1];
+	svm->vmcb->save.cr4 &= ~arg[2];
 	return 0;
 }
 
@@ -445,15 +486,15 @@ HEKI_TEST(l1, cannot_shed_its_pins_by_its_save_area)
 	if (!host_cpu_is_amd_compatible)
 		SKIP(return, "SVM only");
 	svm = addr_gva2hva(l1->h.vm, l1->nested);
-	seal_pins(&l1->h);
+	seal_pins(l1);
 	cr0 = heki_call(vcpu, guest_get_cr0);
 	cr4 = heki_call(vcpu, guest_get_cr4);
-	EXPECT_EQ(0, heki_call(vcpu, guest_lower_vmcb, l1->nested));
+	EXPECT_EQ(0, heki_call(vcpu, guest_lower_vmcb, l1->nested, l1->cr0, l1->cr4));
 	EXPECT_EQ(0, run_l2(l1, guest_write, HEKI_ALIAS(READ_ONLY), HEKI_ATTACK));
 	EXPECT_EQ(0, run_l2(l1, guest_clear_page, (u64)svm->save_area, 0));
 	EXPECT_EQ(cr0, heki_call(vcpu, guest_get_cr0));
 	EXPECT_EQ(cr4, heki_call(vcpu, guest_get_cr4));
-	EXPECT_TRUE(pins_are_in_force(vcpu));
+	EXPECT_TRUE(pins_are_in_force(l1));
 }
 
 /* arg[0]: physical address */
@@ -474,7 +515,7 @@ HEKI_TEST(l1, cannot_write_by_vmclear)
 	heki_call(l1->h.vcpu[0], guest_vmclear, HEKI_PAGE(OPEN));
 	EXPECT_FALSE(heki_page_is_calm(&l1->h, OPEN));
 
-	seal_pins(&l1->h);
+	seal_pins(l1);
 	heki_call(l1->h.vcpu[0], guest_vmclear, HEKI_PAGE(SEALED));
 	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
 }
@@ -530,7 +571,7 @@ HEKI_TEST(l1, cannot_write_by_the_msr_store_list)
 	EXPECT_EQ(0, run_l2(l1, guest_nothing, 0, 0));
 	EXPECT_NE(HEKI_CALM, heki_peek(h, HEKI_PAGE(OPEN) + 8));
 
-	seal_pins(h);
+	seal_pins(l1);
 	EXPECT_EQ(0, heki_call(vcpu, guest_store_msr, HEKI_PAGE(SEALED)));
 	heki_prepare_call(vcpu, guest_run_l2, (u64[HEKI_NR_ARGS]){ l1->nested });
 	vcpu_run(vcpu);
@@ -566,7 +607,7 @@ HEKI_TEST(l1, cannot_write_by_a_virtual_apic)
 	EXPECT_EQ(0, run_l2(l1, guest_set_cr8, 5, 0));
 	EXPECT_FALSE(heki_page_is_calm(h, OPEN));
 
-	seal_pins(h);
+	seal_pins(l1);
 	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_set_virtual_apic, HEKI_PAGE(SEALED)));
 	EXPECT_EQ(L2_FAILED, run_l2(l1, guest_set_cr8, 5, 0));
 	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
@@ -632,7 +673,7 @@ HEKI_TEST(l1, cannot_write_by_vmsave)
 	EXPECT_EQ(0, heki_call(l1->h.vcpu[0], guest_vmsave, HEKI_PAGE(OPEN)));
 	EXPECT_FALSE(heki_page_is_calm(&l1->h, OPEN));
 
-	seal_pins(&l1->h);
+	seal_pins(l1);
 	attempt(l1, guest_vmsave, SEALED);
 	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
 }
@@ -655,7 +696,7 @@ HEKI_TEST(l1, cannot_write_by_vmrun)
 	heki_call(l1->h.vcpu[0], guest_vmrun, HEKI_PAGE(OPEN));
 	EXPECT_FALSE(heki_page_is_calm(&l1->h, OPEN));
 
-	seal_pins(&l1->h);
+	seal_pins(l1);
 	attempt(l1, guest_vmrun, SEALED);
 	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
 }
@@ -677,7 +718,7 @@ HEKI_TEST(l1, cannot_write_by_vmptrst)
 	EXPECT_EQ(0, heki_call(l1->h.vcpu[0], guest_vmptrst, HEKI_PAGE(OPEN)));
 	EXPECT_FALSE(heki_page_is_calm(&l1->h, OPEN));
 
-	seal_pins(&l1->h);
+	seal_pins(l1);
 	attempt(l1, guest_vmptrst, SEALED);
 	EXPECT_TRUE(heki_page_is_calm(&l1->h, SEALED));
 }
