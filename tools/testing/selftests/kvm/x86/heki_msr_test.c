@@ -122,6 +122,11 @@ static void offer_lmce(struct kvm_vcpu *vcpu)
 
 MSR_TO_PIN(efer_sce, .msr = MSR_EFER, .mask = EFER_SCE | EFER_NX | EFER_LME, .flip = EFER_SCE);
 MSR_TO_PIN(efer_nx, .msr = MSR_EFER, .mask = EFER_NX, .flip = EFER_NX);
+MSR_TO_PIN(efer_lmsle, .msr = MSR_EFER, .mask = EFER_LMSLE, .flip = EFER_LMSLE, .optional = true);
+MSR_TO_PIN(efer_ffxsr, .msr = MSR_EFER, .mask = EFER_FFXSR, .flip = EFER_FFXSR, .optional = true);
+MSR_TO_PIN(efer_tce, .msr = MSR_EFER, .mask = EFER_TCE, .flip = EFER_TCE, .optional = true);
+MSR_TO_PIN(efer_autoibrs, .msr = MSR_EFER, .mask = EFER_AUTOIBRS, .flip = EFER_AUTOIBRS,
+	   .optional = true);
 MSR_TO_PIN(star, .msr = MSR_STAR, .mask = ALL, .value = 0x0023001000000000, .flip = 1ull << 35);
 MSR_TO_PIN(lstar, .msr = MSR_LSTAR, .mask = ALL, .value = 0xffffffff81000000, .flip = 0x1000);
 MSR_TO_PIN(cstar, .msr = MSR_CSTAR, .mask = ALL, .value = 0xffffffff81001000, .flip = 0x1000);
@@ -137,6 +142,10 @@ MSR_TO_PIN(apic_base_en, .msr = MSR_IA32_APICBASE, .mask = MSR_IA32_APICBASE_ENA
 MSR_TO_PIN(feature_control, .msr = MSR_IA32_FEAT_CTL, .mask = ALL, .flip = FEAT_CTL_LMCE_ENABLED,
 	   .optional = true, .prepare = offer_lmce);
 MSR_TO_PIN(misc_enable, .msr = MSR_IA32_MISC_ENABLE, .mask = 1, .flip = 1);
+MSR_TO_PIN(limit_cpuid, .msr = MSR_IA32_MISC_ENABLE, .mask = MSR_IA32_MISC_ENABLE_LIMIT_CPUID,
+	   .flip = MSR_IA32_MISC_ENABLE_LIMIT_CPUID, .optional = true);
+MSR_TO_PIN(xd_disable, .msr = MSR_IA32_MISC_ENABLE, .mask = MSR_IA32_MISC_ENABLE_XD_DISABLE,
+	   .flip = MSR_IA32_MISC_ENABLE_XD_DISABLE, .optional = true);
 MSR_TO_PIN(xss, .msr = MSR_IA32_XSS, .mask = ALL, .flip = XSS_CET_U, .optional = true);
 MSR_TO_PIN(s_cet, .msr = MSR_IA32_S_CET, .mask = ALL, .flip = 1ull << 2, .optional = true);
 MSR_TO_PIN(pl0_ssp, .msr = MSR_IA32_PL0_SSP, .mask = ALL, .flip = 0x1000, .optional = true);
@@ -149,9 +158,20 @@ MSR_TO_PIN(tsx_ctrl, .msr = MSR_IA32_TSX_CTRL, .mask = ALL, .flip = TSX_CTRL_RTM
 MSR_TO_PIN(vm_cr, .msr = MSR_VM_CR, .mask = ALL, .flip = VM_CR_R_INIT, .optional = true);
 MSR_TO_PIN(de_cfg, .msr = MSR_AMD64_DE_CFG, .mask = ALL, .flip = 1ull << 1, .optional = true);
 
+/* Why no guest can load the value, if none can. */
+static const char *obstacle(struct kvm_vcpu *vcpu, u32 msr, u64 value)
+{
+	heki_prepare_call(vcpu, guest_wrmsr, (u64[HEKI_NR_ARGS]){ msr, value });
+	vcpu_run(vcpu);
+	if (vcpu->run->exit_reason == KVM_EXIT_FAIL_ENTRY)
+		return "this emulator runs no guest with it";
+	return heki_finish_call(vcpu) ? "this vCPU lets nobody change it" : NULL;
+}
+
 FIXTURE_SETUP(msr)
 {
 	struct heki_vm *h = &self->h;
+	const char *why = NULL;
 	int i;
 
 	heki_vm_create(h, NR_VCPUS);
@@ -165,8 +185,10 @@ FIXTURE_SETUP(msr)
 		ASSERT_TRUE(is_taken(h->vcpu[i], variant->msr, variant->value));
 	self->value = get_msr(h->vcpu[0], variant->msr);
 	self->other = self->value ^ variant->flip;
-	if (variant->optional && set_msr(h->vcpu[0], variant->msr, self->other))
-		SKIP(return, "this vCPU lets nobody change it");
+	if (variant->optional)
+		why = obstacle(h->vcpu[0], variant->msr, self->other);
+	if (why)
+		SKIP(return, "%s", why);
 	ASSERT_EQ(0, set_msr(h->vcpu[0], variant->msr, self->value));
 }
 
@@ -495,6 +517,55 @@ HEKI_TEST(msrs, xcr0_cannot_be_changed)
 	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_fep_xsetbv, 0, 1));
 	EXPECT_EQ(xcr0, heki_call(h->vcpu[0], guest_xgetbv));
 	EXPECT_EQ(2, vcpu_get_stat(h->vcpu[0], heki_denied_msr));
+}
+
+/* What goes with a bit of XCR0 that is cleared. */
+static u64 without_xcr0_bit(u64 xcr0, u64 bit)
+{
+	if (bit & XFEATURE_MASK_SSE)
+		return xcr0 & ~(XFEATURE_MASK_SSE | XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512);
+	if (bit & XFEATURE_MASK_YMM)
+		return xcr0 & ~(XFEATURE_MASK_YMM | XFEATURE_MASK_AVX512);
+	if (bit & XFEATURE_MASK_AVX512)
+		return xcr0 & ~XFEATURE_MASK_AVX512;
+	if (bit & (XFEATURE_MASK_BNDREGS | XFEATURE_MASK_BNDCSR))
+		return xcr0 & ~(XFEATURE_MASK_BNDREGS | XFEATURE_MASK_BNDCSR);
+	if (bit & XFEATURE_MASK_XTILE)
+		return xcr0 & ~XFEATURE_MASK_XTILE;
+	return xcr0 & ~bit;
+}
+
+/* With the bit alone pinned, from one value to another. */
+static bool is_xcr0_bit_held(struct heki_vm *h, u64 bit, u64 from, u64 to)
+{
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	bool held;
+
+	if (heki_call(vcpu, guest_xsetbv, 0, to) || heki_call(vcpu, guest_xsetbv, 0, from))
+		return false;
+	heki_add_pin(heki_begin_request(h, 0), HEKI_REG_XCR0, bit);
+	heki_seal(h);
+	held = heki_call(vcpu, guest_xsetbv, 0, to) == GP_VECTOR &&
+	       heki_call(vcpu, guest_xgetbv) == from && !heki_call(vcpu, guest_xsetbv, 0, from);
+	kvm_device_attr_set(h->device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RESET, NULL);
+	return held;
+}
+
+/* Neither cleared nor set. That of the x87 is always set. */
+HEKI_TEST(msrs, no_bit_of_xcr0_can_be_changed)
+{
+	struct heki_vm *h = &self->h;
+	u64 xcr0, less, bits, bit;
+
+	if (!heki_query_pin(h, h->vcpu[0], HEKI_REG_XCR0, 0))
+		SKIP(return, "this vCPU has no XSAVE");
+	xcr0 = heki_call(h->vcpu[0], guest_xgetbv);
+	for (bits = xcr0 & ~XFEATURE_MASK_FP; bits; bits &= ~bit) {
+		bit = bits & -bits;
+		less = without_xcr0_bit(xcr0, bit);
+		EXPECT_TRUE(is_xcr0_bit_held(h, bit, xcr0, less)) TH_LOG("%#lx", bit);
+		EXPECT_TRUE(is_xcr0_bit_held(h, bit, less, xcr0)) TH_LOG("%#lx", bit);
+	}
 }
 
 /* A hypervisor loads registers from memory of its own choice: nothing is promised there. */
