@@ -463,6 +463,26 @@ HEKI_TEST(msrs, a_query_tells_what_can_be_pinned)
 	EXPECT_EQ(-KVM_EFAULT, heki_hypercall(vcpu, HEKI_OP_QUERY_PIN, HEKI_HOLE_GPA, 16, 0));
 }
 
+/* Those that registers.rs leaves to the guest. */
+#define DEBUGCTL_FREE	(DEBUGCTLMSR_LBR | DEBUGCTLMSR_BTF | DEBUGCTLMSR_BUS_LOCK_DETECT | \
+			 DEBUGCTLMSR_FREEZE_LBRS_ON_PMI | DEBUGCTLMSR_RTM_DEBUG)
+
+/* KVM refuses or ignores all others: a bit that it newly allows wants a decision. */
+HEKI_TEST(msrs, no_bit_of_debugctl_is_new)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	u64 vector;
+	int i;
+
+	EXPECT_EQ(0, get_msr(vcpu, MSR_IA32_DEBUGCTLMSR));
+	for (i = 0; i < 64; i++) {
+		vector = set_msr(vcpu, MSR_IA32_DEBUGCTLMSR, BIT_ULL(i));
+		EXPECT_TRUE(!vector || vector == GP_VECTOR) TH_LOG("bit %d: vector %ld", i, (long)vector);
+		EXPECT_EQ(0, get_msr(vcpu, MSR_IA32_DEBUGCTLMSR) & ~DEBUGCTL_FREE) TH_LOG("bit %d", i);
+		EXPECT_EQ(0, set_msr(vcpu, MSR_IA32_DEBUGCTLMSR, 0));
+	}
+}
+
 /* What user space answers decides on the #GP only: the pin holds. */
 HEKI_TEST(msrs, user_space_may_ask_for_denied_writes)
 {
