@@ -718,6 +718,31 @@ HEKI_TEST(idt, it_cannot_be_moved_on_any_vcpu)
 	}
 }
 
+/* LIDT of nothing, then an exception: the last thing that Linux tries to reboot. */
+static bool ends_itself(struct kvm_vcpu *vcpu)
+{
+	u64 denied = vcpu_get_stat(vcpu, heki_denied_msr);
+
+	heki_prepare_call(vcpu, guest_triple_fault, (u64[HEKI_NR_ARGS]){});
+	vcpu_run(vcpu);
+	return vcpu->run->exit_reason == KVM_EXIT_SHUTDOWN &&
+	       vcpu_get_stat(vcpu, heki_denied_msr) == denied;
+}
+
+/* With any entry at all it would be another table. */
+HEKI_TEST(idt, a_vcpu_may_end_itself)
+{
+	struct heki_vm *h = &self->h;
+
+	EXPECT_TRUE(ends_itself(h->vcpu[1]));
+	seal_idt(h);
+	EXPECT_TRUE(is_idt_refused(h->vcpu[0], OTHER_IDT, self->limit));
+	EXPECT_TRUE(is_idt_refused(h->vcpu[0], 0, 1));
+	EXPECT_TRUE(ends_itself(h->vcpu[0]));
+	heki_add_vcpu(h, LATER, 0);
+	EXPECT_TRUE(is_idt_refused(h->vcpu[LATER], OTHER_IDT, self->limit));
+}
+
 HEKI_TEST(idt, the_emulator_refuses_too)
 {
 	struct kvm_vcpu *vcpu = self->h.vcpu[0];
