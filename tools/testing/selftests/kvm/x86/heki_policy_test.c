@@ -16,6 +16,7 @@
 #define OTHER		1
 #define COUNTER		2
 #define UNLISTED	3
+#define USER_CODE	4
 
 #define KEXEC		(1 << HEKI_OP_KEXEC)
 #define ALL_OPS		(1 << HEKI_OP_SEAL | 1 << HEKI_OP_PATCH | \
@@ -667,19 +668,22 @@ HEKI_TEST(denial, of_a_write_exits)
 	struct kvm_vcpu *vcpu = h->vcpu[1];
 	struct heki_exit *exit;
 
+	heki_map_alias(h, SEALED);
 	heki_seal_page(h, SEALED);
 	heki_calm_page(h, SEALED);
-	exit = call_to_exit(vcpu, guest_write, HEKI_PAGE(SEALED) + 24, HEKI_ATTACK, 0);
+	exit = call_to_exit(vcpu, guest_write, HEKI_ALIAS(SEALED) + 24, HEKI_ATTACK, 0);
 	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
-	EXPECT_EQ(HEKI_EXIT_HAS_GPA, exit->flags);
+	EXPECT_EQ(HEKI_EXIT_HAS_GPA, exit->flags & ~HEKI_EXIT_HAS_VA);
 	EXPECT_EQ(1, exit->vcpu);
 	EXPECT_EQ(0, exit->cpl);
 	EXPECT_EQ(rip_of(vcpu), exit->rip);
 	EXPECT_EQ(HEKI_CLASS_WRITE, exit->denied);
 	EXPECT_EQ(HEKI_REASON_SEALED, exit->reason);
 	EXPECT_EQ(HEKI_PAGE(SEALED) + 24, exit->gpa);
-	EXPECT_EQ(0, exit->va);
+	/* Not every processor tells. */
+	EXPECT_EQ(exit->flags & HEKI_EXIT_HAS_VA ? HEKI_ALIAS(SEALED) + 24 : 0, exit->va);
 	EXPECT_EQ(0, exit->bits);
+	EXPECT_EQ(0, exit->value);
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_write));
 	EXPECT_EQ(GP_VECTOR, go_on(vcpu));
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_write));
@@ -696,10 +700,80 @@ HEKI_TEST(denial, in_the_emulator_exits)
 
 	if (!kvm_is_forced_emulation_enabled())
 		SKIP(return, "kvm.force_emulation_prefix is off and cannot be set");
+	heki_map_alias(h, SEALED);
 	heki_seal_page(h, SEALED);
-	exit = call_to_exit(vcpu, guest_fep_write, HEKI_PAGE(SEALED) + 16, HEKI_ATTACK, 0);
+	exit = call_to_exit(vcpu, guest_fep_write, HEKI_ALIAS(SEALED) + 16, HEKI_ATTACK, 0);
+	EXPECT_EQ(HEKI_EXIT_HAS_GPA | HEKI_EXIT_HAS_VA, exit->flags);
 	EXPECT_EQ(HEKI_CLASS_WRITE, exit->denied);
 	EXPECT_EQ(HEKI_PAGE(SEALED) + 16, exit->gpa);
+	EXPECT_EQ(HEKI_ALIAS(SEALED) + 16, exit->va);
+	EXPECT_EQ(GP_VECTOR, go_on(vcpu));
+}
+
+/* Puts a store to an address there, and one to the port. */
+static void put_user_store(struct heki_vm *h, u64 gpa, u64 to)
+{
+	static const u8 store[] = { 0x48, 0xa3 };	/* movabs %rax, to */
+
+	memcpy(heki_hva(h, gpa), store, sizeof(store));
+	memcpy(heki_hva(h, gpa + sizeof(store)), &to, sizeof(to));
+	heki_put_user_code(h, gpa + sizeof(store) + sizeof(to));
+}
+
+/* The vCPU has no stack for the #GP there, and shuts down. */
+HEKI_TEST(denial, of_user_mode_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[1];
+	gva_t code = heki_map_alias(h, USER_CODE);
+	struct heki_exit *exit;
+
+	heki_map_user(h, heki_map_alias(h, SEALED));
+	heki_map_user(h, code);
+	put_user_store(h, HEKI_PAGE(USER_CODE), HEKI_ALIAS(SEALED) + 8);
+	heki_calm_page(h, SEALED);
+	EXPECT_TRUE(heki_run_user(vcpu, code));
+	EXPECT_FALSE(heki_page_is_calm(h, SEALED));
+
+	heki_seal_page(h, SEALED);
+	heki_calm_page(h, SEALED);
+	EXPECT_FALSE(heki_run_user(vcpu, code));
+	exit = exit_of(vcpu);
+	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
+	EXPECT_EQ(3, exit->cpl);
+	EXPECT_EQ(code, exit->rip);
+	EXPECT_EQ(HEKI_CLASS_WRITE, exit->denied);
+	EXPECT_EQ(HEKI_PAGE(SEALED) + 8, exit->gpa);
+	vcpu_run(vcpu);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], OTHER));
+}
+
+struct register_denial {
+	u32 reg;
+	u32 index;
+	u64 bits;
+	u64 value;	/* what the guest would have loaded */
+};
+
+/* And then the guest hears of it. */
+static void expect_register_denial(struct __test_metadata *_metadata, struct kvm_vcpu *vcpu,
+				   struct heki_exit *exit, struct register_denial denial)
+{
+	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
+	EXPECT_EQ(HEKI_EXIT_HAS_REG, exit->flags);
+	EXPECT_EQ(vcpu->id, exit->vcpu);
+	EXPECT_EQ(0, exit->cpl);
+	EXPECT_EQ(rip_of(vcpu), exit->rip);
+	EXPECT_EQ(HEKI_CLASS_REGISTER, exit->denied);
+	EXPECT_EQ(HEKI_REASON_PINNED, exit->reason);
+	EXPECT_EQ(denial.reg, exit->reg);
+	EXPECT_EQ(denial.index, exit->index);
+	EXPECT_EQ(denial.bits, exit->bits);
+	EXPECT_EQ(denial.value, exit->value);
+	EXPECT_EQ(0, exit->gpa);
+	EXPECT_EQ(0, exit->va);
 	EXPECT_EQ(GP_VECTOR, go_on(vcpu));
 }
 
@@ -712,20 +786,101 @@ HEKI_TEST(denial, of_a_change_of_cr0_exits)
 
 	heki_guest_enable_cr0(vcpu, X86_CR0_WP);
 	cr0 = heki_call(vcpu, guest_get_cr0);
-	heki_begin_request(h, 0);
-	heki_add_pin(h->request, HEKI_REG_CR0, X86_CR0_WP);
+	heki_add_pin(heki_begin_request(h, 0), HEKI_REG_CR0, X86_CR0_WP);
 	heki_seal(h);
 	exit = call_to_exit(vcpu, guest_set_cr0, cr0 & ~X86_CR0_WP, 0, 0);
-	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
-	EXPECT_EQ(HEKI_EXIT_HAS_REG, exit->flags);
-	EXPECT_EQ(rip_of(vcpu), exit->rip);
-	EXPECT_EQ(HEKI_CLASS_REGISTER, exit->denied);
-	EXPECT_EQ(HEKI_REASON_PINNED, exit->reason);
-	EXPECT_EQ(HEKI_REG_CR0, exit->reg);
-	EXPECT_EQ(X86_CR0_WP, exit->bits);
-	EXPECT_EQ(0, exit->gpa);
-	EXPECT_EQ(GP_VECTOR, go_on(vcpu));
+	expect_register_denial(_metadata, vcpu, exit, (struct register_denial){
+		.reg = HEKI_REG_CR0, .bits = X86_CR0_WP,
+		.value = (cr0 & ~X86_CR0_WP) | X86_CR0_ET /* constant */ });
 	EXPECT_EQ(cr0, heki_call(vcpu, guest_get_cr0));
+}
+
+HEKI_TEST(denial, of_a_change_of_cr4_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[1];
+	struct heki_exit *exit;
+	u64 cr4;
+
+	heki_guest_enable_cr4(vcpu, X86_CR4_SMEP);
+	heki_guest_enable_cr4(h->vcpu[0], X86_CR4_SMEP);
+	cr4 = heki_call(vcpu, guest_get_cr4);
+	heki_add_pin(heki_begin_request(h, 0), HEKI_REG_CR4, X86_CR4_SMEP);
+	heki_seal(h);
+	exit = call_to_exit(vcpu, guest_set_cr4, cr4 & ~X86_CR4_SMEP, 0, 0);
+	expect_register_denial(_metadata, vcpu, exit, (struct register_denial){
+		.reg = HEKI_REG_CR4, .bits = X86_CR4_SMEP, .value = cr4 & ~X86_CR4_SMEP });
+	EXPECT_EQ(cr4, heki_call(vcpu, guest_get_cr4));
+}
+
+HEKI_TEST(denial, of_a_change_of_an_msr_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_exit *exit;
+
+	EXPECT_EQ(0, heki_call(vcpu, guest_wrmsr, MSR_LSTAR, 0x1000));
+	heki_add_msr(heki_begin_request(h, 0), MSR_LSTAR, 0xf000);
+	heki_seal(h);
+	exit = call_to_exit(vcpu, guest_wrmsr, MSR_LSTAR, 0x33000, 0);
+	expect_register_denial(_metadata, vcpu, exit, (struct register_denial){
+		.reg = HEKI_REG_MSR, .index = MSR_LSTAR, .bits = 0x2000, .value = 0x33000 });
+	EXPECT_EQ(0x1000, heki_call(vcpu, guest_rdmsr, MSR_LSTAR));
+}
+
+static u64 guest_xgetbv(u64 *arg)
+{
+	return xgetbv(0);
+}
+
+/* arg[0]: register, arg[1]: value */
+static u64 guest_xsetbv(u64 *arg)
+{
+	return xsetbv_safe(arg[0], arg[1]);
+}
+
+HEKI_TEST(denial, of_a_change_of_xcr0_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct heki_exit *exit;
+	u64 xcr0;
+
+	if (!heki_query_pin(h, vcpu, HEKI_REG_XCR0, 0))
+		SKIP(return, "this vCPU has no XSAVE");
+	xcr0 = heki_call(vcpu, guest_xgetbv);
+	heki_add_pin(heki_begin_request(h, 0), HEKI_REG_XCR0, xcr0);
+	heki_seal(h);
+	exit = call_to_exit(vcpu, guest_xsetbv, 0, 1, 0);
+	expect_register_denial(_metadata, vcpu, exit, (struct register_denial){
+		.reg = HEKI_REG_XCR0, .bits = xcr0 ^ 1, .value = 1 });
+	EXPECT_EQ(xcr0, heki_call(vcpu, guest_xgetbv));
+}
+
+#define TSS_SELECTOR	0x50
+#define TSS_LIMIT	0x67
+
+/* A part of a register that the instruction does not name. */
+HEKI_TEST(denial, of_a_change_of_tr_exits)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct kvm_sregs before, after;
+	struct heki_exit *exit;
+
+	if (!(heki_query(h).available & HEKI_PROT_DT))
+		SKIP(return, "LTR cannot be made to exit on this host");
+	vcpu_sregs_get(vcpu, &before);
+	heki_put_descriptor(h, TSS_SELECTOR, HEKI_DESC_TSS, before.tr.base, TSS_LIMIT + 8);
+	heki_add_part(heki_begin_request(h, 0), HEKI_REG_TR, 1, ~0u);
+	heki_seal(h);
+	exit = call_to_exit(vcpu, guest_ltr, TSS_SELECTOR, 0, 0);
+	expect_register_denial(_metadata, vcpu, exit, (struct register_denial){
+		.reg = HEKI_REG_TR, .index = 1, .bits = before.tr.limit ^ (TSS_LIMIT + 8),
+		.value = TSS_LIMIT + 8 });
+	vcpu_sregs_get(vcpu, &after);
+	EXPECT_EQ(before.tr.limit, after.tr.limit);
+	EXPECT_EQ(before.tr.selector, after.tr.selector);
 }
 
 HEKI_TEST(denial, of_a_patch_exits)
@@ -758,14 +913,16 @@ HEKI_TEST(denial, of_a_run_exits)
 	if (!heki_has_exec(h))
 		SKIP(return, "neither MBEC nor GMET on this host");
 	heki_put_code(h, HEKI_PAGE(UNLISTED));
+	heki_map_alias(h, UNLISTED);
 	heki_seal_exec(h, heki_begin_exec_request(h));
-	exit = call_to_exit(vcpu, guest_exec, HEKI_PAGE(UNLISTED), 0, 0);
+	exit = call_to_exit(vcpu, guest_exec, HEKI_ALIAS(UNLISTED), 0, 0);
 	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
-	EXPECT_EQ(HEKI_EXIT_HAS_GPA, exit->flags);
-	EXPECT_EQ(HEKI_PAGE(UNLISTED), exit->rip);
+	EXPECT_EQ(HEKI_EXIT_HAS_GPA | HEKI_EXIT_HAS_VA, exit->flags);
+	EXPECT_EQ(HEKI_ALIAS(UNLISTED), exit->rip);
 	EXPECT_EQ(HEKI_CLASS_EXEC, exit->denied);
 	EXPECT_EQ(HEKI_REASON_NOT_EXECUTABLE, exit->reason);
 	EXPECT_EQ(HEKI_PAGE(UNLISTED), exit->gpa);
+	EXPECT_EQ(HEKI_ALIAS(UNLISTED), exit->va);
 	EXPECT_EQ(GP_VECTOR, go_on(vcpu));
 }
 
@@ -1067,7 +1224,7 @@ HEKI_TEST(pause, no_vcpu_runs_until_the_vmm_resumes)
 	exit = call_to_exit(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK, 0);
 	count = heki_peek(h, COUNT);
 	EXPECT_EQ(HEKI_EXIT_DENIAL, exit->kind);
-	EXPECT_EQ(HEKI_EXIT_HAS_GPA | HEKI_EXIT_IS_PAUSE, exit->flags);
+	EXPECT_EQ(HEKI_EXIT_HAS_GPA | HEKI_EXIT_IS_PAUSE, exit->flags & ~HEKI_EXIT_HAS_VA);
 	for (i = 0; i < 1000 && !READ_ONCE(c.nr_pauses); i++)
 		usleep(1000);
 	EXPECT_EQ(1, c.nr_pauses);
