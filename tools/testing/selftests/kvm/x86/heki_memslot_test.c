@@ -11,6 +11,8 @@
 
 #define SEALED		0
 #define OPEN		1
+#define LISTED		8	/* with an allow-list */
+#define UNLISTED	9
 #define MOVED_GPA	0x50000000ull
 #define SLOT_BYTES	(HEKI_TEST_PAGES * PAGE_SIZE)
 #define FRAME(nr)	((nr) * 512)	/* first page of a 2 MiB frame */
@@ -20,13 +22,15 @@ FIXTURE(slot) {
 	void *hva;
 };
 
-/* The flags that the slot has before and after. */
 FIXTURE_VARIANT(slot) {
-	u32 flags;
+	u32 flags;	/* that the slot has before and after */
+	bool listed;	/* the seal is an allow-list */
 };
 
 FIXTURE_VARIANT_ADD(slot, plain) { .flags = 0 };
 FIXTURE_VARIANT_ADD(slot, logged) { .flags = KVM_MEM_LOG_DIRTY_PAGES };
+FIXTURE_VARIANT_ADD(slot, listed) { .listed = true };
+FIXTURE_VARIANT_ADD(slot, listed_logged) { .flags = KVM_MEM_LOG_DIRTY_PAGES, .listed = true };
 
 static int try_set(struct heki_vm *h, u32 flags, u64 gpa, u64 len, void *hva)
 {
@@ -46,15 +50,38 @@ static void delete(struct heki_vm *h)
 	set(h, 0, HEKI_TEST_GPA, 0, NULL);
 }
 
+/* Code in both pages, of the memory that begins at @gpa. */
+static void put_code(struct heki_vm *h, u64 gpa)
+{
+	heki_put_code(h, gpa + LISTED * PAGE_SIZE);
+	heki_put_code(h, gpa + UNLISTED * PAGE_SIZE);
+}
+
+static void seal_list(struct heki_vm *h)
+{
+	struct heki_seal *req = heki_begin_exec_request(h);
+
+	heki_add_page(req, SEALED);
+	heki_add_range(req, HEKI_PAGE(LISTED), PAGE_SIZE, HEKI_EXEC, HEKI_KIND_TEXT);
+	heki_seal_exec(h, req);
+}
+
 FIXTURE_SETUP(slot)
 {
 	struct heki_vm *h = &self->h;
 
 	heki_vm_create(h, 1);
+	if (variant->listed && !heki_has_exec(h))
+		SKIP(return, "neither MBEC nor GMET on this host");
 	self->hva = heki_hva(h, HEKI_TEST_GPA);
 	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
 	TEST_ASSERT(heki_is_writable(h, h->vcpu[0], SEALED), "A page is sealed before the seal");
-	heki_seal_page(h, SEALED);
+	put_code(h, HEKI_TEST_GPA);
+	ASSERT_EQ(0, heki_call(h->vcpu[0], guest_exec, HEKI_PAGE(UNLISTED)));
+	if (variant->listed)
+		seal_list(h);
+	else
+		heki_seal_page(h, SEALED);
 }
 
 FIXTURE_TEARDOWN(slot)
@@ -62,10 +89,23 @@ FIXTURE_TEARDOWN(slot)
 	heki_vm_free(&self->h);
 }
 
+/* What is listed runs and, if there is a list, nothing else does. */
+static bool list_holds(struct heki_vm *h)
+{
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	if (heki_call(vcpu, guest_exec, HEKI_PAGE(LISTED)))
+		return false;
+	return heki_query(h).held & HEKI_PROT_EXEC ?
+	       heki_cannot_run(vcpu, HEKI_PAGE(UNLISTED)) :
+	       !heki_call(vcpu, guest_exec, HEKI_PAGE(UNLISTED));
+}
+
 /* The seal is there, and the slot is of use. */
 static bool holds(struct heki_vm *h)
 {
-	return heki_is_sealed(h, h->vcpu[0], SEALED) && heki_is_writable(h, h->vcpu[0], OPEN);
+	return heki_is_sealed(h, h->vcpu[0], SEALED) && heki_is_writable(h, h->vcpu[0], OPEN) &&
+	       list_holds(h);
 }
 
 HEKI_TEST(slot, a_seal_outlives_its_slot)
@@ -100,6 +140,8 @@ HEKI_TEST(slot, other_memory_is_sealed_too)
 	delete(h);
 	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES / 2, other);
 	memset(other, 0, 2 * PAGE_SIZE);
+	put_code(h, HEKI_TEST_GPA + SLOT_BYTES / 2);
+	EXPECT_TRUE(list_holds(h));
 	EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK));
 	EXPECT_EQ(0, READ_ONCE(*(u64 *)other));
 	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_write, HEKI_PAGE(OPEN), HEKI_ATTACK));
@@ -118,6 +160,10 @@ HEKI_TEST(slot, a_move_leaves_the_seal_behind)
 	EXPECT_EQ(HEKI_CALM, READ_ONCE(*(u64 *)self->hva));
 	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_write, MOVED_GPA, HEKI_ATTACK));
 	EXPECT_EQ(HEKI_ATTACK, READ_ONCE(*(u64 *)self->hva));
+	if (variant->listed) {
+		virt_pg_map(h->vm, MOVED_GPA + LISTED * PAGE_SIZE, MOVED_GPA + LISTED * PAGE_SIZE);
+		EXPECT_TRUE(heki_cannot_run(h->vcpu[0], MOVED_GPA + LISTED * PAGE_SIZE));
+	}
 
 	set(h, variant->flags, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
 	EXPECT_TRUE(holds(h));
@@ -134,6 +180,7 @@ HEKI_TEST(slot, a_read_only_slot_has_no_exit_for_a_sealed_page)
 	delete(h);
 	set(h, KVM_MEM_READONLY, HEKI_TEST_GPA, SLOT_BYTES, self->hva);
 	EXPECT_TRUE(heki_is_sealed(h, vcpu, SEALED));
+	EXPECT_TRUE(list_holds(h));
 	heki_prepare_call(vcpu, guest_write, (u64[HEKI_NR_ARGS]){ HEKI_PAGE(OPEN), HEKI_ATTACK });
 	vcpu_run(vcpu);
 	EXPECT_EQ(KVM_EXIT_MMIO, vcpu->run->exit_reason);
@@ -163,6 +210,7 @@ HEKI_TEST(slot, new_host_pages_are_sealed_too)
 	EXPECT_TRUE(holds(h));
 	ASSERT_EQ(0, madvise(self->hva, 16 * PAGE_SIZE, MADV_DONTNEED));
 	EXPECT_EQ(0, heki_peek(h, HEKI_PAGE(SEALED)));
+	put_code(h, HEKI_TEST_GPA);
 	EXPECT_TRUE(holds(h));
 }
 
@@ -175,6 +223,7 @@ HEKI_TEST(slot, protection_by_the_host_comes_and_goes)
 	ASSERT_EQ(0, mprotect(self->hva, 16 * PAGE_SIZE, PROT_READ));
 	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_read, HEKI_PAGE(SEALED)));
 	EXPECT_EQ(0, heki_call(h->vcpu[0], guest_read, HEKI_PAGE(OPEN)));
+	EXPECT_TRUE(list_holds(h));
 	ASSERT_EQ(0, mprotect(self->hva, 16 * PAGE_SIZE, PROT_READ | PROT_WRITE));
 	EXPECT_TRUE(holds(h));
 }
