@@ -21,6 +21,7 @@
 #define PORT		0x82
 #define PORT_BYTE	0x5a
 #define MAX_EXITS	64
+
 /*
  * String input, which KVM always emulates
  */
@@ -130,6 +131,77 @@ HEKI_TEST(port, input_goes_on_under_an_allow_list)
 	EXPECT_EQ(GP_VECTOR, call_with_port(h->vcpu[0], HEKI_PAGE(SEALED), 8));
 	EXPECT_TRUE(heki_page_is_calm(h, SEALED));
 	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[0], heki_denied_exec));
+}
+
+/*
+ * A hypercall of the other vendor, for which KVM puts its own into the code
+ */
+
+#define HYPERCALL_LEN	3
+
+static const u8 vmcall_insn[HYPERCALL_LEN] = { 0x0f, 0x01, 0xc1 };
+static const u8 vmmcall_insn[HYPERCALL_LEN] = { 0x0f, 0x01, 0xd9 };
+
+FIXTURE(hypercall) {
+	struct heki_vm h;
+	const u8 *own;
+	const u8 *foreign;
+};
+
+FIXTURE_SETUP(hypercall)
+{
+	heki_vm_create(&self->h, 1);
+	self->own = host_cpu_is_intel ? vmcall_insn : vmmcall_insn;
+	self->foreign = host_cpu_is_intel ? vmmcall_insn : vmcall_insn;
+	memcpy(heki_hva(&self->h, HEKI_PAGE(SEALED)), self->foreign, HYPERCALL_LEN);
+	heki_put_code(&self->h, HEKI_PAGE(SEALED) + HYPERCALL_LEN);
+}
+
+FIXTURE_TEARDOWN(hypercall)
+{
+	heki_vm_free(&self->h);
+}
+
+/* As guest_exec(), of code that begins with an unknown hypercall. */
+static u64 guest_exec_hypercall(u64 *arg)
+{
+	u64 ret = -1ull, vector;
+
+	asm volatile("mov $" __stringify(KVM_EXCEPTION_MAGIC) ", %%r9\n\t"
+		     "mov %[gva], %%r10\n\t"
+		     "lea 1f(%%rip), %%r11\n\t"
+		     "jmp *%%r10\n\t"
+		     "1: mov %%r9, %[vector]\n\t"
+		     : "+a"(ret), [vector] "=r"(vector)
+		     : [gva] "r"(arg[0])
+		     : KVM_ASM_SAFE_CLOBBERS, "memory");
+	return vector ?: ret;
+}
+
+HEKI_TEST(hypercall, of_an_open_page_is_made_the_right_one)
+{
+	struct heki_vm *h = &self->h;
+
+	heki_seal_page(h, OPEN);
+	EXPECT_EQ(-KVM_ENOSYS, heki_call(h->vcpu[0], guest_exec_hypercall, HEKI_PAGE(SEALED)));
+	EXPECT_EQ(0, memcmp(heki_hva(h, HEKI_PAGE(SEALED)), self->own, HYPERCALL_LEN));
+	EXPECT_EQ(0, vcpu_get_stat(h->vcpu[0], heki_denied_write));
+}
+
+HEKI_TEST(hypercall, of_a_sealed_page_stays)
+{
+	struct heki_vm *h = &self->h;
+	u64 nr;
+
+	heki_seal_page(h, SEALED);
+	for (nr = 1; nr <= 2; nr++) {
+		EXPECT_EQ(GP_VECTOR, heki_call(h->vcpu[0], guest_exec_hypercall, HEKI_PAGE(SEALED)));
+		EXPECT_EQ(0, memcmp(heki_hva(h, HEKI_PAGE(SEALED)), self->foreign, HYPERCALL_LEN));
+		EXPECT_EQ(nr, vcpu_get_stat(h->vcpu[0], heki_denied_write));
+	}
+	/* The right one is nobody's to change. */
+	memcpy(heki_hva(h, HEKI_PAGE(SEALED)), self->own, HYPERCALL_LEN);
+	EXPECT_EQ(-KVM_ENOSYS, heki_call(h->vcpu[0], guest_exec_hypercall, HEKI_PAGE(SEALED)));
 }
 
 /*
