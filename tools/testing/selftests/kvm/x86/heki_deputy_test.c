@@ -151,7 +151,7 @@ static u64 aim_xen_hypercalls(struct heki_vm *h, gpa_t gpa)
 	return set_msr(h, XEN_MSR, gpa);
 }
 
-/* The guest asks for the next three by a hypercall that its VMM serves. */
+/* The guest asks for the next four by a hypercall that its VMM serves. */
 static u64 aim_xen_shared_info(struct heki_vm *h, gpa_t gpa)
 {
 	struct kvm_xen_hvm_attr attr = {
@@ -167,6 +167,11 @@ static u64 set_xen_vcpu(struct heki_vm *h, u16 type, gpa_t gpa)
 	struct kvm_xen_vcpu_attr attr = { .type = type, .u.gpa = gpa };
 
 	return __vcpu_ioctl(h->vcpu[0], KVM_XEN_VCPU_SET_ATTR, &attr) ? errno : 0;
+}
+
+static u64 aim_xen_vcpu_info(struct heki_vm *h, gpa_t gpa)
+{
+	return set_xen_vcpu(h, KVM_XEN_VCPU_ATTR_TYPE_VCPU_INFO, gpa);
 }
 
 static u64 aim_xen_time(struct heki_vm *h, gpa_t gpa)
@@ -207,6 +212,7 @@ DEPUTY(vp_assist, .once = true, .refusal = GP_VECTOR, .hyperv = true);
 DEPUTY(tsc_page, .prod = prod_clock, .hyperv = true);
 DEPUTY(xen_hypercalls, .once = true, .refusal = GP_VECTOR, .xen = true);
 DEPUTY(xen_shared_info, .once = true, .by_vmm = true, .refusal = EFAULT, .xen = true);
+DEPUTY(xen_vcpu_info, .prod = prod_clock, .refusal = EFAULT, .xen = true);
 DEPUTY(xen_time, .prod = prod_clock, .refusal = EFAULT, .xen = true);
 DEPUTY(xen_runstate, .refusal = EFAULT, .xen = true);
 
