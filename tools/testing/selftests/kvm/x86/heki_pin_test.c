@@ -24,6 +24,7 @@
 #define USER		1
 #define USER_CODE	2
 #define USER_CODE_2	3
+#define COMPAT_CODE	4
 
 /*
  * How to see each bit at work
@@ -123,6 +124,12 @@ static bool cet_is_in_force(struct kvm_vcpu *vcpu)
 	return heki_call(vcpu, guest_wruss) == PF_VECTOR;
 }
 
+/* PKE: nothing, where the guest's own is clear: KVM refuses to see it cleared, and that is all. */
+static bool pke_shows(void)
+{
+	return false;
+}
+
 static void put_sgdt_code(struct heki_vm *h, u64 gpa)
 {
 	static const u8 code[] = {
@@ -182,6 +189,7 @@ BIT_TO_PIN(cr4_smep, HEKI_REG_CR4, X86_CR4_SMEP, smep_is_in_force);
 BIT_TO_PIN(cr4_smap, HEKI_REG_CR4, X86_CR4_SMAP, smap_is_in_force);
 BIT_TO_PIN(cr4_umip, HEKI_REG_CR4, X86_CR4_UMIP, umip_is_in_force);
 BIT_TO_PIN(cr4_fsgsbase, HEKI_REG_CR4, X86_CR4_FSGSBASE, fsgsbase_is_in_force);
+BIT_TO_PIN(cr4_pke, HEKI_REG_CR4, X86_CR4_PKE, NULL, .shows = pke_shows);
 BIT_TO_PIN(cr4_cet, HEKI_REG_CR4, X86_CR4_CET, cet_is_in_force);
 
 static u64 pinnable(struct heki_vm *h, u32 reg)
@@ -974,6 +982,85 @@ HEKI_TEST(pins, smap_holds_the_emulator_where_it_is_clear)
 {
 	expect_emulator_is_held(_metadata, &self->h, HEKI_REG_CR4, X86_CR4_SMAP, guest_fep_read,
 				USER);
+}
+
+/* The prefix of forced emulation, and behind it the instruction. */
+static void put_paging_code(struct heki_vm *h)
+{
+	static const u8 code[] = {
+		0x0f, 0x0b, 'k', 'v', 'm',
+		0x0f, 0x22, 0xc0,		/* mov %eax, %cr0 */
+		0xe6, HEKI_USER_PORT,		/* out %al, $HEKI_USER_PORT */
+	};
+
+	memcpy(heki_hva(h, HEKI_PAGE(COMPAT_CODE)), code, sizeof(code));
+}
+
+#define PREFIX_LEN	5
+#define MOV_LEN		3
+
+/*
+ * Clears PG at CPL 0 in compatibility mode, since 64-bit mode has to have it. Returns the
+ * vector of the exception, which leads back to 64-bit mode.
+ */
+static u64 turn_paging_off(struct kvm_vcpu *vcpu, bool emulated)
+{
+	u64 insn = HEKI_PAGE(COMPAT_CODE) + PREFIX_LEN;
+	struct kvm_sregs sregs, kernel_sregs;
+	struct kvm_regs regs, kernel_regs;
+
+	vcpu_run_complete_io(vcpu);
+	vcpu_sregs_get(vcpu, &kernel_sregs);
+	vcpu_regs_get(vcpu, &kernel_regs);
+	sregs = kernel_sregs;
+	sregs.cs.l = 0;
+	sregs.cs.db = 1;
+	vcpu_sregs_set(vcpu, &sregs);
+	regs = kernel_regs;
+	regs.rip = emulated ? insn - PREFIX_LEN : insn;
+	regs.rax = sregs.cr0 & ~X86_CR0_PG;
+	regs.r9 = KVM_EXCEPTION_MAGIC;
+	regs.r10 = insn;
+	regs.r11 = insn + MOV_LEN;
+	vcpu_regs_set(vcpu, &regs);
+
+	vcpu_run(vcpu);
+	TEST_ASSERT(vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == HEKI_USER_PORT,
+		    "The vCPU did not get to its port");
+	vcpu_sregs_get(vcpu, &sregs);
+	vcpu_regs_get(vcpu, &regs);
+	TEST_ASSERT(!(sregs.cr0 & X86_CR0_PG) == (regs.r9 == KVM_EXCEPTION_MAGIC),
+		    "CR0 is %llx after vector %llx", sregs.cr0, regs.r9);
+	vcpu_run_complete_io(vcpu);
+	vcpu_sregs_set(vcpu, &kernel_sregs);
+	vcpu_regs_set(vcpu, &kernel_regs);
+	return regs.r9 == KVM_EXCEPTION_MAGIC ? 0 : regs.r9;
+}
+
+static void expect_paging_is_held(struct __test_metadata *_metadata, struct heki_vm *h, bool emulated)
+{
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	u64 cr0 = get_cr(vcpu, HEKI_REG_CR0);
+
+	put_paging_code(h);
+	EXPECT_EQ(0, turn_paging_off(vcpu, emulated));
+	seal_pin(h, HEKI_REG_CR0, X86_CR0_PG);
+	EXPECT_EQ(GP_VECTOR, turn_paging_off(vcpu, emulated));
+	EXPECT_EQ(GP_VECTOR, turn_paging_off(vcpu, emulated));
+	EXPECT_EQ(cr0, get_cr(vcpu, HEKI_REG_CR0));
+	EXPECT_EQ(2, vcpu_get_stat(vcpu, heki_denied_cr));
+}
+
+HEKI_TEST(pins, paging_is_not_turned_off)
+{
+	expect_paging_is_held(_metadata, &self->h, false);
+}
+
+HEKI_TEST(pins, the_emulator_does_not_turn_paging_off)
+{
+	if (!kvm_is_forced_emulation_enabled())
+		SKIP(return, NO_FORCED_EMULATION);
+	expect_paging_is_held(_metadata, &self->h, true);
 }
 
 /* A pin of one register leaves the other alone. */
