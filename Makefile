@@ -40,7 +40,7 @@ help:
 	@echo 'HEKI_EMULATOR=bochs|qemu|kvm  where to run (default: kvm on a patched host, else bochs)'
 	@echo 'HEKI_CACHE=DIR                downloads and build results (default: ~/.cache/heki)'
 	@echo 'HEKI_JOBS=N                   parallel jobs'
-	@echo 'HEKI_HOST=debug               with shell and selftest: the emulated host of test-debug'
+	@echo 'HEKI_HOST=debug|plain         with shell and selftest: the emulated host of test-debug, or one without Heki'
 
 demo test test-debug attack bench fuzz prepare source apply refresh check-overlay vmm kernel check-tools:
 	$(run)$@

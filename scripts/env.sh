@@ -16,8 +16,10 @@ tree_dir=$HEKI_CACHE/tree		# Linux with the overlay and the patches: what is bui
 build_dir=$HEKI_CACHE/build		# its objects, KVM as modules
 builtin_dir=$HEKI_CACHE/build-builtin	# the same with KVM built in
 debug_dir=$HEKI_CACHE/build-debug	# KVM as modules, with all that finds errors
+plain_dir=$HEKI_CACHE/build-plain	# KVM as modules, without CONFIG_KVM_HEKI
 modules_dir=$HEKI_CACHE/modules		# installed modules
 debug_modules_dir=$HEKI_CACHE/modules-debug
+plain_modules_dir=$HEKI_CACHE/modules-plain
 out_dir=$HEKI_CACHE/out			# initrds, ISO images, the VMM
 log_dir=$HEKI_CACHE/log
 stamp_dir=$HEKI_CACHE/stamp
@@ -40,11 +42,13 @@ note() { printf '%s\n' "$*"; }
 warn() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 die() { printf '%s: error: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
-# The emulated host runs the kernel of its guests or, with HEKI_HOST=debug, the one that finds errors.
+# The emulated host runs the kernel of its guests or, with HEKI_HOST=debug, the one that finds errors, or, with
+# HEKI_HOST=plain, one whose KVM has no Heki.
 case ${HEKI_HOST:-} in
 "") host_dir=$build_dir host_modules_dir=$modules_dir host_memory=${HEKI_MEMORY:-1024} host_initrd_suffix= ;;
 debug) host_dir=$debug_dir host_modules_dir=$debug_modules_dir host_memory=${HEKI_MEMORY:-2048} host_initrd_suffix=-debug ;;
-*) die "HEKI_HOST is debug or not set, not $HEKI_HOST" ;;
+plain) host_dir=$plain_dir host_modules_dir=$plain_modules_dir host_memory=${HEKI_MEMORY:-1024} host_initrd_suffix=-plain ;;
+*) die "HEKI_HOST is debug, plain or not set, not $HEKI_HOST" ;;
 esac
 
 # clock SECONDS: as minutes and seconds.
