@@ -5,8 +5,10 @@
 # What this kernel costs, sealed or not, in lines "figure: WHAT NAME=VALUE...". heki_living
 # must be loaded.
 #
-#   heki_bench.sh bench-off|bench-open|bench-sealed    all; of one that did not opt in no changes of text
-#   heki_bench.sh size-open|size-sealed                what depends on the size of memory
+#   heki_bench.sh bench-off|bench-again|bench-plain|bench-open|bench-sealed
+#                                             all; of the first three, which did not opt in, no changes of text
+#   heki_bench.sh size-open|size-sealed|large-sealed|modules-sealed
+#                                             what depends on the size of memory, and on that of the kernel
 #
 # A guest whose mode ends in "sealed" seals itself here. At "figure: rest" it rests, so that the
 # host can look at KVM's statistics.
@@ -37,6 +39,9 @@ text() {
 }
 
 heki_loops boot
+# Where a process has its memory decides how many page tables it takes to copy it.
+echo 0 >/proc/sys/kernel/randomize_va_space
+case $1 in modules-*) modprobe -a kvm heki_attack ;; esac
 rest booted
 touch_all first
 rest touched
@@ -45,10 +50,10 @@ rest sealed
 touch_all again
 rest again
 touch_all mapped
-case $1 in size-*) exit ;; esac
+case $1 in bench-*) ;; *) exit ;; esac
 
 case $1 in *-sealed) echo "figure: denial $(cat $living/denial)" ;; esac
 rest begin
 heki_loops
 rest end
-case $1 in *-off) ;; *) text ;; esac
+case $1 in *-open | *-sealed) text ;; esac
