@@ -114,6 +114,15 @@ impl Guest {
         names.map(String::as_str).collect()
     }
 
+    /// The numbers of the line `what` whose names begin so, by the rest of the name.
+    pub(crate) fn fields(&self, what: &str, start: &str) -> Vec<(&str, u64)> {
+        let entry = self.0.iter().find(|entry| entry.what == what);
+        let names = entry.into_iter().flat_map(|entry| entry.fields.keys());
+        let number = |name| Some((name, entry?.number(&format!("{start}{name}"))?));
+        let names = names.filter_map(|name| name.strip_prefix(start));
+        names.filter_map(number).collect()
+    }
+
     /// The loops, in their order.
     pub(crate) fn loops(&self) -> Vec<Loop> {
         let entries = self.0.iter().filter(|entry| entry.what == "loop");

@@ -3,21 +3,23 @@
 //! heki-bench: the figures of "make bench".
 //!
 //! ```text
-//! heki-bench LOG LOOKUPS DIR PAGE,PAGE yes|no NAME=VERSION...
+//! heki-bench LOG,LOG LOOKUPS DIR PAGE,PAGE bochs|qemu|kvm NAME=VERSION...
 //! ```
 //!
-//! LOG is what the host and its guests printed, LOOKUPS what the benchmark of the permission map
-//! did; `yes` says that a tick of the guests' clock is an instruction. Prints the figures, each with its bar,
+//! Each LOG is what a boot of the host and its guests printed, LOOKUPS what the benchmark of the permission
+//! map did; under `bochs` a tick of the guests' clock is an instruction. Prints the figures, each with its bar,
 //! and writes them to DIR as JSON, Markdown and a plot, and into each PAGE. A figure that misses its bar is
-//! no error; one without data is. [`log`] and [`lookup`] read, [`figures`] judges, [`print`] writes.
-//! Locks: none.
+//! no error; one without data is. [`log`] and [`lookup`] read, [`figures`], [`loops`] and [`seal`] judge,
+//! [`print`] writes. Locks: none.
 
 #![forbid(unsafe_code)]
 
 mod figures;
 mod log;
 mod lookup;
+mod loops;
 mod print;
+mod seal;
 #[cfg(test)]
 mod tests;
 
@@ -26,18 +28,24 @@ use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
-use figures::Report;
+use figures::{
+    Leg,
+    Report, //
+};
 use log::Log;
 use lookup::Lookups;
+
+const USAGE: &str =
+    "usage: heki-bench LOG,LOG LOOKUPS DIR PAGE,PAGE bochs|qemu|kvm NAME=VERSION...";
 
 fn main() -> ExitCode {
     let args: Vec<_> = env::args().skip(1).collect();
     let args: Vec<_> = args.iter().map(String::as_str).collect();
     let done = match args.as_slice() {
-        [log, lookups, dir, pages, ticks @ ("yes" | "no"), versions @ ..] => {
-            show(log, lookups, dir, pages, *ticks == "yes", versions)
+        [logs, lookups, dir, pages, leg, versions @ ..] => {
+            show(logs, lookups, dir, pages, leg, versions)
         }
-        _ => Err("usage: heki-bench LOG LOOKUPS DIR PAGE,PAGE yes|no NAME=VERSION...".to_owned()),
+        _ => Err(USAGE.to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -59,18 +67,20 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 }
 
 fn show(
-    log: &str,
+    logs: &str,
     lookups: &str,
     dir: &str,
     pages: &str,
-    ticks: bool,
+    leg: &str,
     versions: &[&str],
 ) -> Result<(), String> {
-    let log = Log::parse(&read(log)?);
+    let leg = Leg::parse(leg).ok_or(USAGE)?;
+    let texts: Result<Vec<_>, _> = logs.split(',').map(read).collect();
+    let log = Log::parse(&texts?.join("\n"));
     let lookups = Lookups::parse(&read(lookups)?);
     let versions = versions.iter().filter_map(|pair| pair.split_once('='));
     let versions = versions.map(|(name, version)| (name.to_owned(), version.to_owned()));
-    let report = Report::new(&log, &lookups, ticks, versions.collect());
+    let report = Report::new(&log, &lookups, leg, versions.collect());
     print!("{}", print::plain(&report));
     let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
     for (name, text) in [

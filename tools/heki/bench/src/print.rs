@@ -138,7 +138,7 @@ pub(crate) fn markdown(report: &Report) -> String {
 pub(crate) fn svg(report: &Report) -> String {
     const LABEL: f64 = 90.0;
     const WIDTH: f64 = 500.0;
-    const ROW: f64 = 34.0;
+    const ROW: f64 = 48.0;
     const HEAD: f64 = 46.0;
     /// The plot's edges.
     const LOW: f64 = 0.95;
@@ -155,24 +155,32 @@ pub(crate) fn svg(report: &Report) -> String {
          <rect x=\"{LABEL}\" y=\"24\" width=\"10\" height=\"10\" fill=\"#1f4e79\"/>\
          <text x=\"{}\" y=\"34\">sealed / unsealed</text>\n\
          <rect x=\"{}\" y=\"24\" width=\"10\" height=\"10\" fill=\"#9dc3e6\"/>\
-         <text x=\"{}\" y=\"34\">unsealed / not opted in</text>\n",
+         <text x=\"{}\" y=\"34\">unsealed / not opted in</text>\n\
+         <rect x=\"{}\" y=\"24\" width=\"10\" height=\"10\" fill=\"#c9c9c9\"/>\
+         <text x=\"{}\" y=\"34\">not opted in / KVM without the option</text>\n",
         LABEL + WIDTH + 70.0,
         LABEL + 15.0,
-        LABEL + 160.0,
-        LABEL + 175.0,
+        LABEL + 130.0,
+        LABEL + 145.0,
+        LABEL + 290.0,
+        LABEL + 305.0,
     );
     for (ratio, row) in report.ratios.iter().zip(0..) {
         let top = HEAD + ROW * f64::from(row);
         let _ = writeln!(
             out,
             "<text x=\"8\" y=\"{}\">{}</text>",
-            top + 17.0,
+            top + 24.0,
             escaped(&ratio.name)
         );
         for (value, fill, at) in [
             (ratio.sealed_to_open, "#1f4e79", top),
             (ratio.open_to_off, "#9dc3e6", top + 14.0),
+            (ratio.off_to_plain, "#c9c9c9", top + 28.0),
         ] {
+            let Some(value) = value else {
+                continue;
+            };
             let (left, right) = (x(value.min(1.0)), x(value.max(1.0)));
             let _ = writeln!(
                 out,
