@@ -8,7 +8,7 @@
  *
  * A loop is run warm, then for its ticks, then between marks for the host's trace:
  * heki_living must be loaded. Prints lines "figure: loop name=NAME number=N ops=N ticks=N",
- * the ticks of the quickest of TIMED rounds; NUMBER is in the marks. Under Bochs a tick is an
+ * the ticks of the quickest of ROUNDS; NUMBER is in the marks. Under Bochs a tick is an
  * emulated instruction, whoever ran it: guest or host.
  */
 #define _GNU_SOURCE
@@ -30,9 +30,7 @@
 #include <unistd.h>
 #include <x86intrin.h>
 
-/* So many that the quickest is the same in each boot, or nearly so. */
-#define TIMED		100
-#define MARKED		20
+#define ROUNDS		20
 #define MARK		"/sys/kernel/debug/heki_living/mark"
 /* A mark is the number of a loop behind this bit, or what is to be counted of a seal. */
 #define MARK_SHIFT	1
@@ -291,7 +289,7 @@ static void count(const struct loop *loop, unsigned int number)
 	uint64_t best = UINT64_MAX;
 
 	loop->run(loop->ops);
-	for (int i = 0; i < TIMED; i++) {
+	for (int i = 0; i < ROUNDS; i++) {
 		uint64_t ticks = ticks_of(loop);
 
 		best = ticks < best ? ticks : best;
@@ -302,7 +300,7 @@ static void count(const struct loop *loop, unsigned int number)
 	/* The console is done by then. */
 	usleep(20000);
 	loop->run(loop->ops);
-	for (int i = 0; i < MARKED; i++) {
+	for (int i = 0; i < ROUNDS; i++) {
 		mark_begin(number << MARK_SHIFT);
 		loop->run(loop->ops);
 		mark_end(number << MARK_SHIFT);
