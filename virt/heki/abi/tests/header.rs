@@ -448,6 +448,7 @@ fn structs_have_the_fields_of_the_header() {
             kexec_flags,
             kexec_len,
             offset,
+            value,
         }),
     ];
     let header = header_structs();
