@@ -99,7 +99,9 @@ fn file(fd: c_int, flags: u64) -> Result<bool> {
         ffi::refused_use(KEXEC, if err == EPERM { UNLISTED } else { FAILED });
     })?;
     HAS_ONE.store(true, Relaxed);
-    pr_info!("kexec: the VMM keeps this kernel, and starts it with its own initrd and command line\n");
+    pr_info!(
+        "kexec: the VMM keeps this kernel, and starts it with its own initrd and command line\n"
+    );
     Ok(true)
 }
 
@@ -109,9 +111,17 @@ fn load(image: &[u8]) -> Result {
     let gpa = ffi::gpa(&block);
     let mut offset = 0;
     for part in image.chunks(PART_BYTES) {
-        let first = if offset == 0 { abi::HEKI_KEXEC_FIRST } else { 0 };
+        let first = if offset == 0 {
+            abi::HEKI_KEXEC_FIRST
+        } else {
+            0
+        };
         let end = offset + part.len();
-        let last = if end == image.len() { abi::HEKI_KEXEC_LAST } else { 0 };
+        let last = if end == image.len() {
+            abi::HEKI_KEXEC_LAST
+        } else {
+            0
+        };
         block
             .get_mut(..part.len())
             .ok_or(EINVAL)?

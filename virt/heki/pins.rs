@@ -197,7 +197,8 @@ fn xrstors_leaves_ssp() -> bool {
 
 /// Whether a pin of S_CET can keep supervisor shadow stacks off, whose pointers mean nothing then.
 fn shadow_stacks_stay_off() -> bool {
-    let off = ffi::read_register(S_CET.reg, S_CET.index).is_some_and(|s_cet| s_cet & S_CET_SH_STK_EN == 0);
+    let off = ffi::read_register(S_CET.reg, S_CET.index)
+        .is_some_and(|s_cet| s_cet & S_CET_SH_STK_EN == 0);
     off && matches!(S_CET.fate(true), Fate::Pinned(mask) if mask & S_CET_SH_STK_EN != 0)
 }
 
@@ -242,7 +243,9 @@ impl Registers {
 
     /// The name of a register that keeps its value, and the bits that are pinned, if any.
     pub(crate) fn pinned(&self, reg: u32, index: u32) -> Option<(&'static str, u64)> {
-        let (row, fate) = self.rows().find(|(row, _)| (row.reg, row.index) == (reg, index))?;
+        let (row, fate) = self
+            .rows()
+            .find(|(row, _)| (row.reg, row.index) == (reg, index))?;
         match fate {
             Fate::Pinned(mask) => Some((row.name, mask)),
             _ => None,

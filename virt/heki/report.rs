@@ -61,7 +61,9 @@ const TARGETS: [(u32, &str); 3] = [
 /// Says what is held.
 pub(crate) fn sealed(plan: &Plan, sections: &Sections) {
     if plan.learning != 0 {
-        pr_warn!("LEARNING: this kernel is sealed, but not protected from what the host only reports\n");
+        pr_warn!(
+            "LEARNING: this kernel is sealed, but not protected from what the host only reports\n"
+        );
     }
     for ((prot, name), offer) in require::NAMES.iter().zip(plan.offers()) {
         match offer {
@@ -112,7 +114,10 @@ fn changes(patch: u32, checked: bool) {
         return;
     }
     if !checked {
-        pr_warn!("changes of text: made by the host, not checked: {}\n", LEARNING);
+        pr_warn!(
+            "changes of text: made by the host, not checked: {}\n",
+            LEARNING
+        );
         return;
     }
     for (bit, name, missing) in CHANGES {
@@ -182,7 +187,10 @@ fn rows(registers: &Registers) {
             Fate::Pinned(_) => pr_warn!("{}: not held: the host does not confirm it\n", row.name),
             Fate::Unable => pr_warn!("{}: not held: the host cannot\n", row.name),
             Fate::Differs => pr_warn!("{}: not held: the CPUs do not agree on it\n", row.name),
-            Fate::Unused => pr_info!("{}: not needed: S_CET keeps supervisor shadow stacks off\n", row.name),
+            Fate::Unused => pr_info!(
+                "{}: not needed: S_CET keeps supervisor shadow stacks off\n",
+                row.name
+            ),
             Fate::Absent => pr_info!("{}: not held: this CPU does not have it\n", row.name),
         }
     }

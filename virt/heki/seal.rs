@@ -225,7 +225,11 @@ impl Plan {
     fn check(&self, required: u32) -> Result {
         let mut result = Ok(());
         for ((prot, name), offer) in require::NAMES.iter().zip(self.offers()) {
-            let offer = offer.and(if self.learns(*prot) { Err(LEARNING) } else { Ok(()) });
+            let offer = offer.and(if self.learns(*prot) {
+                Err(LEARNING)
+            } else {
+                Ok(())
+            });
             if let (Err(why), true) = (offer, required & prot != 0) {
                 pr_err!("require={}: {}; not sealed\n", name, why);
                 result = Err(EOPNOTSUPP);

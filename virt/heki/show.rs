@@ -91,7 +91,9 @@ pub(crate) fn judge(fault: &Fault) -> Option<Denial> {
     }
     match fault.kind {
         ffi::FAULT_MEMORY => shown.sealed_at(fault.value).map(Denial::Write),
-        ffi::FAULT_CR => shown.pinned_in(fault.reg, fault.value).map(Denial::Register),
+        ffi::FAULT_CR => shown
+            .pinned_in(fault.reg, fault.value)
+            .map(Denial::Register),
         ffi::FAULT_LOAD => shown.kept_from(fault),
         _ => None,
     }
@@ -112,9 +114,9 @@ impl Shown {
 
     fn denies_exec(&self, ip: u64) -> bool {
         let held = matches!(self.offers, [_, Ok(()), ..]);
-        held && self
-            .find(ip)
-            .is_some_and(|(found, leaf)| leaf.executable && !found.is_some_and(|(span, _)| span.exec))
+        held && self.find(ip).is_some_and(|(found, leaf)| {
+            leaf.executable && !found.is_some_and(|(span, _)| span.exec)
+        })
     }
 
     /// Where the kernel itself has what an address that can be written maps. Rights of pool pages come and go.

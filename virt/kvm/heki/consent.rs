@@ -18,8 +18,7 @@ use crate::{
     },
     policy::{
         grant::Grant,
-        kexec,
-        patch,
+        kexec, patch,
         refusal::Refusal,
         vmm::{
             self,

@@ -91,7 +91,10 @@ pub(crate) unsafe extern "C" fn __kvm_heki_destroy(heki: *mut bindings::kvm_heki
 /// `heki` is live and belongs to `kvm`, valid, whose `slots_lock` the caller holds, outside `kvm->srcu`
 /// and with every vCPU out of the guest.
 #[export]
-pub(crate) unsafe extern "C" fn __kvm_heki_reset(heki: *mut bindings::kvm_heki, kvm: *mut bindings::kvm) {
+pub(crate) unsafe extern "C" fn __kvm_heki_reset(
+    heki: *mut bindings::kvm_heki,
+    kvm: *mut bindings::kvm,
+) {
     // SAFETY: by this function's safety requirements.
     let vm = unsafe { vm(heki) };
     // SAFETY: as above.
@@ -341,7 +344,10 @@ pub(crate) unsafe extern "C" fn __kvm_heki_rights(
 ///
 /// As `__kvm_heki_rights`.
 #[export]
-pub(crate) unsafe extern "C" fn __kvm_heki_max_level(heki: *const bindings::kvm_heki, gfn: u64) -> c_int {
+pub(crate) unsafe extern "C" fn __kvm_heki_max_level(
+    heki: *const bindings::kvm_heki,
+    gfn: u64,
+) -> c_int {
     // SAFETY: by this function's safety requirements.
     let (vm, reader) = unsafe { (vm(heki), Reader::new()) };
     protect::max_level(vm, reader, gfn)
@@ -500,8 +506,12 @@ pub(crate) unsafe extern "C" fn __kvm_heki_show(
 }
 
 // What C compares with the bits that KVM lets a guest set is what is decided.
-static_assert!(registers::settable(bindings::HEKI_REG_CR0, 0) == bindings::KVM_HEKI_SETTABLE_CR0 as u64);
-static_assert!(registers::settable(bindings::HEKI_REG_CR4, 0) == bindings::KVM_HEKI_SETTABLE_CR4 as u64);
+static_assert!(
+    registers::settable(bindings::HEKI_REG_CR0, 0) == bindings::KVM_HEKI_SETTABLE_CR0 as u64
+);
+static_assert!(
+    registers::settable(bindings::HEKI_REG_CR4, 0) == bindings::KVM_HEKI_SETTABLE_CR4 as u64
+);
 static_assert!(
     registers::settable(bindings::HEKI_REG_XCR0, 0) == bindings::KVM_HEKI_SETTABLE_XCR0 as u64
 );

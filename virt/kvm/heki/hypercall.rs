@@ -10,8 +10,7 @@
 //! Locks: comes inside `kvm->srcu`; SEAL leaves it and takes `kvm->slots_lock`.
 
 use crate::{
-    abi,
-    consent,
+    abi, consent,
     kvm::{
         slots::SlotsLock,
         vcpu::{
@@ -19,6 +18,12 @@ use crate::{
             Vcpu, //
         }, //
     },
+    patch::{
+        self,
+        Done,
+        Failure, //
+    },
+    pin,
     policy::{
         address::Windows,
         kexec,
@@ -37,14 +42,7 @@ use crate::{
         verdict::Access,
         vmm::Policy,
     },
-    patch::{
-        self,
-        Done,
-        Failure, //
-    },
-    pin,
-    text,
-    verdict,
+    text, verdict,
     vm::{
         Seal,
         Vm, //
@@ -297,11 +295,7 @@ fn held(seal: &Seal, vcpu: &Vcpu<'_>) -> u32 {
 }
 
 /// Checks a SEAL as far as that takes no memory of the VM.
-pub(crate) fn parse<'a>(
-    vm: &Vm,
-    vcpu: &Vcpu<'_>,
-    bytes: &'a [u8],
-) -> Result<Request<'a>, Refusal> {
+pub(crate) fn parse<'a>(vm: &Vm, vcpu: &Vcpu<'_>, bytes: &'a [u8]) -> Result<Request<'a>, Refusal> {
     let request = Request::parse(bytes, &caps(vm, vcpu))?;
     vm.policy(vcpu.reader()).check(&request)?;
     Ok(request)
@@ -342,8 +336,7 @@ fn copy_request(vcpu: &mut Vcpu<'_>, call: &Call) -> Result<KVVec<u8>, Refusal> 
         return Err(Refusal::TooBig);
     }
     let len = usize::try_from(call.len).map_err(|_| Refusal::TooBig)?;
-    let mut bytes =
-        KVVec::from_elem(0, len, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+    let mut bytes = KVVec::from_elem(0, len, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
     vcpu.read_guest(call.gpa, bytes.as_mut_slice())?;
     Ok(bytes)
 }
@@ -353,7 +346,11 @@ pub(crate) fn what_is_asked(request: &Request<'_>) -> Asked {
     Asked {
         nr_ranges: request.nr_ranges() as u32,
         nr_pins: request.nr_pins() as u32,
-        flags: if request.exec() { abi::HEKI_SEAL_EXEC } else { 0 },
+        flags: if request.exec() {
+            abi::HEKI_SEAL_EXEC
+        } else {
+            0
+        },
     }
 }
 

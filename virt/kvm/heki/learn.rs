@@ -37,7 +37,9 @@ impl Slot for Cell {
     }
 
     fn put(&self, entry: u64) -> u64 {
-        self.0.cmpxchg(0, entry, Relaxed).unwrap_or_else(|found| found)
+        self.0
+            .cmpxchg(0, entry, Relaxed)
+            .unwrap_or_else(|found| found)
     }
 }
 
@@ -59,7 +61,8 @@ impl Learned {
             return Ok(None);
         }
         let nr = abi::HEKI_MAX_LEARNED as usize;
-        let mut cells = KVVec::with_capacity(nr, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+        let mut cells =
+            KVVec::with_capacity(nr, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
         for _ in 0..nr {
             cells
                 .push(Cell(Atomic::new(0)), GFP_KERNEL_ACCOUNT)

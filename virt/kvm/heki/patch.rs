@@ -140,8 +140,8 @@ const MAX_INSN: usize = abi::HEKI_SLOT_BYTES as usize;
 
 /// Where the instructions of `sites`, which the rules allowed, lie in guest memory.
 fn pieces(sealed: &Sealed<'_>, sites: &[Unalign<abi::Site>]) -> Result<KVVec<Piece>, Failure> {
-    let mut pieces = KVVec::with_capacity(2 * sites.len(), GFP_KERNEL_ACCOUNT)
-        .map_err(|_| Refusal::NoMemory)?;
+    let mut pieces =
+        KVVec::with_capacity(2 * sites.len(), GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
     for site in sites {
         let site = site.get();
         let (mut old, mut new) = patch::instructions(&site);
@@ -221,7 +221,9 @@ fn swap(pieces: &[Piece], pages: &[PinnedPage<'_>]) -> Result<(), u64> {
     for piece in pieces {
         let mut present = [0; MAX_INSN];
         let there = present.get_mut(..piece.len).is_some_and(|bytes| {
-            pages.get(piece.page).is_some_and(|page| page.read(piece.offset, bytes))
+            pages
+                .get(piece.page)
+                .is_some_and(|page| page.read(piece.offset, bytes))
         });
         if !there || present != piece.old {
             return Err(piece.va);
@@ -321,10 +323,15 @@ pub(crate) fn with_trampolines(
             continue;
         }
         for gfn in region.start..region.end {
-            let part = region.part(gfn, gfn.saturating_add(1)).ok_or(Refusal::Overflow)?;
+            let part = region
+                .part(gfn, gfn.saturating_add(1))
+                .ok_or(Refusal::Overflow)?;
             let kind = trampoline::check_page(part.va, pages.read(gfn)?, &env, &sealed);
             if kind == Ok(abi::HEKI_KIND_FTRACE) {
-                let part = Region { kind: abi::HEKI_KIND_FTRACE, ..part };
+                let part = Region {
+                    kind: abi::HEKI_KIND_FTRACE,
+                    ..part
+                };
                 found
                     .push(part, GFP_KERNEL_ACCOUNT)
                     .map_err(|_| Refusal::NoMemory)?;
@@ -345,7 +352,8 @@ struct PageReader<'a> {
 
 impl<'a> PageReader<'a> {
     fn new(lock: &'a SlotsLock<'_>) -> Result<Self, Refusal> {
-        let room = KVec::from_elem(0, PAGE_SIZE, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+        let room =
+            KVec::from_elem(0, PAGE_SIZE, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
         Ok(Self { lock, room })
     }
 
@@ -383,7 +391,9 @@ fn judge(
     let mut granted = KVVec::new();
     for region in request.regions() {
         for gfn in region.start..region.end {
-            let part = region.part(gfn, gfn.saturating_add(1)).ok_or(Refusal::Overflow)?;
+            let part = region
+                .part(gfn, gfn.saturating_add(1))
+                .ok_or(Refusal::Overflow)?;
             let kind = match trampoline::check_page(part.va, pages.read(gfn)?, &env, &sealed) {
                 Ok(kind) => kind,
                 Err(why) => {
@@ -441,7 +451,10 @@ impl Changes {
     /// What `seal` becomes by them.
     fn made_to(&self, seal: &Seal, what: Edit) -> Result<KBox<Seal>, Refusal> {
         // A change in the middle of a region makes three of one.
-        let most = seal.regions.len().saturating_add(self.regions.len().saturating_mul(2));
+        let most = seal
+            .regions
+            .len()
+            .saturating_add(self.regions.len().saturating_mul(2));
         let most = most.min(abi::HEKI_MAX_RANGES as usize);
         let mut regions = KVVec::from_elem(Region::default(), most, GFP_KERNEL_ACCOUNT)
             .map_err(|_| Refusal::NoMemory)?;

@@ -44,7 +44,10 @@ pub(crate) fn denies(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, old: u64, new: u64) -> 
 
 /// Whether the guest may not load `new` into XCR0 or an MSR; reports if so.
 pub(crate) fn denies_load(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32, new: u64) -> bool {
-    let Some(held) = vm.seal(vcpu.reader()).and_then(|seal| seal.held(reg, index)) else {
+    let Some(held) = vm
+        .seal(vcpu.reader())
+        .and_then(|seal| seal.held(reg, index))
+    else {
         return false;
     };
     // A register that cannot be read any more counts as loaded with the value of the seal.
@@ -66,8 +69,17 @@ pub(crate) fn denies_change(
     index: u32,
     (old, new): (u64, u64),
 ) -> bool {
-    let held = vm.seal(vcpu.reader()).and_then(|seal| seal.held(reg, index));
-    report(vm, vcpu, reg, index, held.map_or(0, |held| (old ^ new) & held.mask), new)
+    let held = vm
+        .seal(vcpu.reader())
+        .and_then(|seal| seal.held(reg, index));
+    report(
+        vm,
+        vcpu,
+        reg,
+        index,
+        held.map_or(0, |held| (old ^ new) & held.mask),
+        new,
+    )
 }
 
 /// Whether the guest may not switch tasks, which loads LDTR and TR from memory; reports if so.

@@ -32,7 +32,11 @@ pub(crate) fn show(vm: &Vm, reader: Reader<'_>, m: &SeqFile) {
     let Some(seal) = vm.seal(reader) else {
         return;
     };
-    seq_print!(m, "exec {}\n", if seal.exec { "allow-list" } else { "free" });
+    seq_print!(
+        m,
+        "exec {}\n",
+        if seal.exec { "allow-list" } else { "free" }
+    );
     seq_print!(m, "pin cr0 {:#x}\n", seal.pins.cr0);
     seq_print!(m, "pin cr4 {:#x}\n", seal.pins.cr4);
     for held in seal.held.iter() {

@@ -9,8 +9,7 @@
 //! `kvm->srcu`, which it leaves to take that lock.
 
 use crate::{
-    abi,
-    hypercall,
+    abi, hypercall,
     kvm::{
         slots::SlotsLock,
         vcpu::Vcpu, //
@@ -29,8 +28,7 @@ use crate::{
         },
         sort::sort_by_key, //
     },
-    text,
-    verdict,
+    text, verdict,
     vm::{
         Seal,
         Vm, //
@@ -117,7 +115,10 @@ fn restore_seal(
 }
 
 fn check_counters(lock: &SlotsLock<'_>, saved: &Saved<'_>) -> Result<(), Refusal> {
-    if saved.counters().all(|counters| lock.has_vcpu(counters.vcpu)) {
+    if saved
+        .counters()
+        .all(|counters| lock.has_vcpu(counters.vcpu))
+    {
         Ok(())
     } else {
         Err(Refusal::NoVcpu)

@@ -131,7 +131,13 @@ impl Facts {
 
     /// `HEKI_PATCH_*` and `HEKI_TARGET_*` that hold.
     pub(crate) fn served(&self) -> u32 {
-        let has = |area, bit| if self.areas.get(area).is_some() { bit } else { 0 };
+        let has = |area, bit| {
+            if self.areas.get(area).is_some() {
+                bit
+            } else {
+                0
+            }
+        };
         let mut served = has(abi::HEKI_AREA_CFI_HASH, abi::HEKI_TARGET_HASH)
             | has(abi::HEKI_AREA_ENDBR, abi::HEKI_TARGET_ENDBR);
         if !self.sites.is_empty() {
@@ -141,8 +147,8 @@ impl Facts {
             served |= abi::HEKI_PATCH_PROBE;
         }
         if self.profiled.is_some() {
-            served |= abi::HEKI_TARGET_SYMBOL
-                | has(abi::HEKI_AREA_FTRACE_CALLER, abi::HEKI_PATCH_FTRACE);
+            served |=
+                abi::HEKI_TARGET_SYMBOL | has(abi::HEKI_AREA_FTRACE_CALLER, abi::HEKI_PATCH_FTRACE);
         }
         served
     }
@@ -250,7 +256,13 @@ pub(crate) fn gather(
     sites.truncate(used);
     // Where there is no memory to copy it to, it stays as long as it grew.
     let _ = sites.shrink_to(used, GFP_KERNEL_ACCOUNT);
-    let probes = gather_probes(&Env { sites: sites.as_slice(), ..env }, &sealed)?;
+    let probes = gather_probes(
+        &Env {
+            sites: sites.as_slice(),
+            ..env
+        },
+        &sealed,
+    )?;
     Ok(Facts {
         profiled: placed.map(|placed| placed.text_va()),
         areas,
@@ -288,8 +300,7 @@ pub(crate) fn restore(
 }
 
 fn collect<T>(nr: usize, items: impl Iterator<Item = T>) -> Result<KVVec<T>, Refusal> {
-    let mut all =
-        KVVec::with_capacity(nr, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+    let mut all = KVVec::with_capacity(nr, GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
     for item in items {
         all.push(item, GFP_KERNEL_ACCOUNT)
             .map_err(|_| Refusal::NoMemory)?;
@@ -473,8 +484,8 @@ impl Text for Sealed<'_> {
 
 /// The order of the windows of `regions`.
 pub(crate) fn order(regions: &[Region]) -> Result<KVVec<u32>, Refusal> {
-    let mut order = KVVec::from_elem(0, regions.len(), GFP_KERNEL_ACCOUNT)
-        .map_err(|_| Refusal::NoMemory)?;
+    let mut order =
+        KVVec::from_elem(0, regions.len(), GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
     let used = address::index(regions, order.as_mut_slice())?;
     order.truncate(used);
     Ok(order)

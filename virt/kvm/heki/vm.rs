@@ -21,12 +21,12 @@ use crate::{
     },
     learn::Learned,
     policy::{
+        address::Windows,
         lifecycle::{
             self,
             Event,
             State, //
         },
-        address::Windows,
         map::{
             Map,
             Region,
@@ -230,7 +230,9 @@ impl Vm {
             .saturating_add(size_of::<Seal>())
             .saturating_add(size_of::<text::Facts>());
         let map = text::bytes(&seal.regions).saturating_add(text::bytes(&seal.order));
-        let profile = self.profile(reader).map_or(0, |profile| text::bytes(&profile.0));
+        let profile = self
+            .profile(reader)
+            .map_or(0, |profile| text::bytes(&profile.0));
         let (sites, probes) = seal.text.bytes();
         [
             ("fixed", fixed),
@@ -239,7 +241,10 @@ impl Vm {
             ("sites", sites),
             ("probes", probes),
             ("profile", profile),
-            ("learned", seal.learned.as_ref().map_or(0, |learned| learned.bytes())),
+            (
+                "learned",
+                seal.learned.as_ref().map_or(0, |learned| learned.bytes()),
+            ),
         ]
     }
 
@@ -258,7 +263,11 @@ impl Vm {
     /// # Errors
     ///
     /// [`Refusal::AlreadySealed`]; nothing has changed then.
-    pub(crate) fn enter_seal(&self, lock: &mut SlotsLock<'_>, seal: KBox<Seal>) -> Result<(), Refusal> {
+    pub(crate) fn enter_seal(
+        &self,
+        lock: &mut SlotsLock<'_>,
+        seal: KBox<Seal>,
+    ) -> Result<(), Refusal> {
         lifecycle::next(self.state(lock.reader()), Event::Seal)?;
         let facts = seal.facts(self.cr4_forced);
         lock.replace(&self.seal, &ALL_FRAMES, Some(seal), || self.head.set(facts));
@@ -268,14 +277,21 @@ impl Vm {
 
     /// Another permission map for a sealed VM, which differs in `frames` only. When this returns,
     /// no vCPU can use a right that is gone.
-    pub(crate) fn change_regions(&self, lock: &mut SlotsLock<'_>, frames: &Range<u64>, seal: KBox<Seal>) {
+    pub(crate) fn change_regions(
+        &self,
+        lock: &mut SlotsLock<'_>,
+        frames: &Range<u64>,
+        seal: KBox<Seal>,
+    ) {
         lock.replace(&self.seal, frames, Some(seal), || {});
     }
 
     /// Back to Open. The caller keeps every vCPU out of the guest.
     pub(crate) fn reset(&self, lock: &mut SlotsLock<'_>) {
         if lifecycle::next(self.state(lock.reader()), Event::Reset).is_ok() {
-            lock.replace(&self.seal, &ALL_FRAMES, None, || self.head.set(Facts::default()));
+            lock.replace(&self.seal, &ALL_FRAMES, None, || {
+                self.head.set(Facts::default())
+            });
             lock.reload_vcpus();
         }
     }

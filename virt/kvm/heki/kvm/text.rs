@@ -76,9 +76,7 @@ impl PinnedPage<'_> {
         };
         // SAFETY: the page is pinned by the type invariants, the range lies in it, and `data` is
         // valid for `len` bytes.
-        unsafe {
-            bindings::heki_glue_read_page(self.page, offset, data.as_mut_ptr().cast(), len)
-        };
+        unsafe { bindings::heki_glue_read_page(self.page, offset, data.as_mut_ptr().cast(), len) };
         true
     }
 
@@ -107,12 +105,7 @@ impl Drop for PinnedPage<'_> {
     fn drop(&mut self) {
         // SAFETY: pinned by the type invariants, and the lock is held as long as `self.lock` lives.
         unsafe {
-            bindings::heki_glue_unpin_page(
-                self.lock.kvm(),
-                self.gfn,
-                self.page,
-                self.dirty.get(),
-            )
+            bindings::heki_glue_unpin_page(self.lock.kvm(), self.gfn, self.page, self.dirty.get())
         }
     }
 }

@@ -75,12 +75,7 @@ impl<'a> Vcpu<'a> {
         let len = u32::try_from(data.len()).map_err(|_| Refusal::TooBig)?;
         // SAFETY: the vCPU is valid by the type invariants, `data` for `len` bytes.
         let ret = unsafe {
-            bindings::heki_glue_read_guest(
-                self.vcpu,
-                gpa,
-                data.as_mut_ptr().cast(),
-                len,
-            )
+            bindings::heki_glue_read_guest(self.vcpu, gpa, data.as_mut_ptr().cast(), len)
         };
         if ret == 0 {
             Ok(())
@@ -97,9 +92,8 @@ impl<'a> Vcpu<'a> {
     pub(crate) fn write_guest(&mut self, gpa: u64, data: &[u8]) -> Result<(), Refusal> {
         let len = u32::try_from(data.len()).map_err(|_| Refusal::TooBig)?;
         // SAFETY: the vCPU is valid by the type invariants, `data` for `len` bytes.
-        let ret = unsafe {
-            bindings::heki_glue_write_guest(self.vcpu, gpa, data.as_ptr().cast(), len)
-        };
+        let ret =
+            unsafe { bindings::heki_glue_write_guest(self.vcpu, gpa, data.as_ptr().cast(), len) };
         if ret == 0 {
             Ok(())
         } else {

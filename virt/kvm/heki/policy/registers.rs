@@ -188,6 +188,8 @@ const PAGE_TABLES: &[Field] = &[field(
     "each process has page tables of its own, and they are data of the guest. What they map still cannot be written, or run, beyond the seal",
 )];
 
+// One row a line, here and below.
+#[rustfmt::skip]
 const CR4: &[Field] = &[
     bit("VME", 0, Free, "virtual-8086 mode: there is none in long mode"),
     bit("PVI", 1, Free, "user mode only"),
@@ -216,6 +218,7 @@ const CR4: &[Field] = &[
     bit("FRED", 32, Refused, "KVM 7.3 has no FRED; decide when it has"),
 ];
 
+#[rustfmt::skip]
 const XCR0: &[Field] = &[
     bit("X87", 0, Keep, "always set"),
     bit("SSE", 1, Keep, MOVED),
@@ -266,6 +269,7 @@ const TR_LIMIT: &[Field] = &[field(
 )];
 const TR_SELECTOR: &[Field] = &[field("15:0", 0xffff, Keep, "which descriptor")];
 
+#[rustfmt::skip]
 const EFER: &[Field] = &[
     bit("SCE", 0, Keep, "SYSCALL exists"),
     bit("LME", 8, Keep, "no vCPU turns on paging outside long mode"),
@@ -297,6 +301,7 @@ const WHOLE_SYSENTER_CS: &[Field] = &[field(
     "the code segment that SYSENTER enters",
 )];
 const WHOLE_PAT: &[Field] = &[field("all", ALL, Keep, "memory types of pages")];
+#[rustfmt::skip]
 const XSS: &[Field] = &[
     bit("CET_U", 11, Keep, "XRSTORS could load U_CET and PL3_SSP"),
     bit("CET_S", 12, Keep, "XRSTORS could load shadow stack pointers past WRMSR"),
@@ -366,6 +371,7 @@ const TSX_CTRL: &[Field] = &[field(
 )];
 const DE_CFG: &[Field] = &[field("all", ALL, Keep, "LFENCE serializes")];
 const VM_CR: &[Field] = &[field("all", ALL, Keep, "lock and disable bits of SVM")];
+#[rustfmt::skip]
 const DEBUGCTL: &[Field] = &[
     bit("LBR", 0, Free, "perf changes it"),
     bit("BTF", 1, Free, "the kernel switches it for each task that is single-stepped; KVM ignores it"),
@@ -486,6 +492,7 @@ const COUNTERS: &[Field] = &[field(
     Free,
     "perf changes it; it counts or records, and writes no memory",
 )];
+#[rustfmt::skip]
 const HWCR: &[Field] = &[
     bit("MC_STATUS_WR_EN", 18, Free, "machine checks are KVM's"),
     bit("TSC_FREQ_SEL", 24, Free, "KVM keeps it, and does nothing by it"),
@@ -514,6 +521,7 @@ const PKRS: &[Field] = &[field(
 const MTRR: &[Field] = &[field("all", ALL, Free, "memory types are KVM's")];
 
 /// Every register with a decision.
+#[rustfmt::skip]
 pub const REGISTERS: &[Register] = &[
     register(abi::HEKI_REG_CR0, "CR0", CR0),
     register(CR3, "CR3", PAGE_TABLES),

@@ -166,8 +166,7 @@ impl<'a> Request<'a> {
 
     /// The pins of registers that are held by value, for [`registers::hold`].
     pub fn kept(&self) -> impl Iterator<Item = abi::Pin> + 'a {
-        self.all_pins()
-            .filter(|pin| registers::is_kept(pin.reg))
+        self.all_pins().filter(|pin| registers::is_kept(pin.reg))
     }
 
     /// What the guest says of its text, in its order.

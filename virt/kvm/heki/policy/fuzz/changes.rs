@@ -23,7 +23,10 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
 /// Parses a KEXEC request. Its part lies in the address space and in the kernel; only a START has none.
 pub(crate) fn kexec(bytes: &[u8]) -> Result<(), Refusal> {
     let part = kexec::parse(bytes)?;
-    assert!(part.gpa.checked_add(part.len).is_some_and(|end| end <= 1 << 52));
+    assert!(part
+        .gpa
+        .checked_add(part.len)
+        .is_some_and(|end| end <= 1 << 52));
     assert!(part.offset + part.len <= u64::from(HEKI_MAX_KEXEC_BYTES));
     assert_eq!(part.len == 0, part.flags == HEKI_KEXEC_START);
     Ok(())

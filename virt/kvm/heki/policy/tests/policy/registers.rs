@@ -8,8 +8,8 @@ use std::fmt::Write;
 use std::{env, fs};
 
 use heki_abi::{
-    HEKI_PROT_DT, HEKI_REG_CR0, HEKI_REG_CR4, HEKI_REG_GDTR, HEKI_REG_IDTR, HEKI_REG_LDTR, HEKI_REG_MSR,
-    HEKI_REG_TR, HEKI_REG_XCR0,
+    HEKI_PROT_DT, HEKI_REG_CR0, HEKI_REG_CR4, HEKI_REG_GDTR, HEKI_REG_IDTR, HEKI_REG_LDTR,
+    HEKI_REG_MSR, HEKI_REG_TR, HEKI_REG_XCR0,
 };
 use heki_policy::pin::{PINNABLE_CR0, PINNABLE_CR4};
 use heki_policy::refusal::Refusal;
