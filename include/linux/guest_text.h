@@ -4,16 +4,15 @@
  * turns pages of text writable and back, or goes over to another kernel, ask here
  * first.
  *
- * Each hook is a static call that returns 0 until a module installs its own.
- * Without CONFIG_GUEST_TEXT all of them are constants.
+ * A module installs its own hooks by one static call, which says where they are;
+ * until then each returns 0. Without CONFIG_GUEST_TEXT all of them are constants.
  *
- * Neighbours: virt/heki/text_hooks.c defines and installs the calls.
+ * Neighbours: virt/heki/text_hooks.c defines and installs the call.
  * Locks: named at each hook; all but guest_text_poke() may sleep.
  */
 #ifndef _LINUX_GUEST_TEXT_H
 #define _LINUX_GUEST_TEXT_H
 
-#include <linux/static_call.h>
 #include <linux/types.h>
 
 struct smp_text_poke_loc;
@@ -53,50 +52,50 @@ struct guest_text_ops {
 	int (*kexec)(enum guest_kexec step, int fd, unsigned long flags);
 };
 
-#define GUEST_TEXT_CALL(name)	(*((struct guest_text_ops *)NULL)->name)
+/* Those of the module, NULL as long as there is none. */
+const struct guest_text_ops *guest_text_ops(void);
 
-DECLARE_STATIC_CALL(guest_text_poke_batch, GUEST_TEXT_CALL(poke_batch));
-DECLARE_STATIC_CALL(guest_text_poke, GUEST_TEXT_CALL(poke));
-DECLARE_STATIC_CALL(guest_text_may_probe, GUEST_TEXT_CALL(may_probe));
-DECLARE_STATIC_CALL(guest_text_may_load, GUEST_TEXT_CALL(may_load));
-DECLARE_STATIC_CALL(guest_text_make_rw, GUEST_TEXT_CALL(make_rw));
-DECLARE_STATIC_CALL(guest_text_make_rox, GUEST_TEXT_CALL(make_rox));
-DECLARE_STATIC_CALL(guest_text_kexec, GUEST_TEXT_CALL(kexec));
+#define GUEST_TEXT_CALL(name, ...)					\
+({									\
+	const struct guest_text_ops *__ops = guest_text_ops();		\
+									\
+	__ops ? __ops->name(__VA_ARGS__) : 0;				\
+})
 
 static inline bool guest_text_poke_batch(const struct smp_text_poke_loc *vec,
 					 unsigned int nr)
 {
-	return static_call(guest_text_poke_batch)(vec, nr);
+	return GUEST_TEXT_CALL(poke_batch, vec, nr);
 }
 
 static inline int guest_text_poke(void *addr, const void *src, size_t len, bool set)
 {
-	return static_call(guest_text_poke)(addr, src, len, set);
+	return GUEST_TEXT_CALL(poke, addr, src, len, set);
 }
 
 static inline int guest_text_may_probe(const void *addr, bool jump)
 {
-	return static_call(guest_text_may_probe)(addr, jump);
+	return GUEST_TEXT_CALL(may_probe, addr, jump);
 }
 
 static inline int guest_text_may_load(void)
 {
-	return static_call(guest_text_may_load)();
+	return GUEST_TEXT_CALL(may_load);
 }
 
 static inline int guest_text_make_rw(void *ptr, size_t size)
 {
-	return static_call(guest_text_make_rw)(ptr, size);
+	return GUEST_TEXT_CALL(make_rw, ptr, size);
 }
 
 static inline int guest_text_make_rox(void *ptr, size_t size)
 {
-	return static_call(guest_text_make_rox)(ptr, size);
+	return GUEST_TEXT_CALL(make_rox, ptr, size);
 }
 
 static inline int guest_text_kexec(enum guest_kexec step, int fd, unsigned long flags)
 {
-	return static_call(guest_text_kexec)(step, fd, flags);
+	return GUEST_TEXT_CALL(kexec, step, fd, flags);
 }
 
 #else

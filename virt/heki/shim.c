@@ -560,7 +560,7 @@ static int kexec(enum guest_kexec step, int fd, unsigned long flags)
 	return heki_guest_kexec(step, fd, flags);
 }
 
-void heki_shim_install_hooks(void)
+static const struct guest_text_ops *get_ops(void)
 {
 	static const struct guest_text_ops ops = {
 		.poke_batch = poke_batch,
@@ -572,7 +572,12 @@ void heki_shim_install_hooks(void)
 		.kexec = kexec,
 	};
 
-	heki_text_install(&ops);
+	return &ops;
+}
+
+void heki_shim_install_hooks(void)
+{
+	heki_text_install(get_ops);
 }
 
 /*

@@ -4,7 +4,7 @@
  * which do nothing until that module installs its own, and what the host must
  * know of the kernel's text. No decision is made here.
  *
- * The keys of the hooks are exported to nobody: a module that could change them
+ * The key of the hooks is exported to nobody: a module that could change it
  * could take the kernel's text back from the host's checks, to its own harm.
  *
  * Neighbours: linux/guest_text.h has the hooks, text_hooks.h the rest.
@@ -38,39 +38,23 @@
 
 #include "text_hooks.h"
 
-DEFINE_STATIC_CALL_RET0(guest_text_poke_batch, GUEST_TEXT_CALL(poke_batch));
-DEFINE_STATIC_CALL_RET0(guest_text_poke, GUEST_TEXT_CALL(poke));
-DEFINE_STATIC_CALL_RET0(guest_text_may_probe, GUEST_TEXT_CALL(may_probe));
-DEFINE_STATIC_CALL_RET0(guest_text_may_load, GUEST_TEXT_CALL(may_load));
-DEFINE_STATIC_CALL_RET0(guest_text_make_rw, GUEST_TEXT_CALL(make_rw));
-DEFINE_STATIC_CALL_RET0(guest_text_make_rox, GUEST_TEXT_CALL(make_rox));
-DEFINE_STATIC_CALL_RET0(guest_text_kexec, GUEST_TEXT_CALL(kexec));
+/* One call, not one for each hook: to install it is to change text, each place apart. */
+DEFINE_STATIC_CALL_RET0(guest_text_get_ops, guest_text_ops);
 
-void heki_text_install(const struct guest_text_ops *ops)
+const struct guest_text_ops *guest_text_ops(void)
 {
-	static_call_update(guest_text_poke_batch, ops->poke_batch);
-	static_call_update(guest_text_poke, ops->poke);
-	static_call_update(guest_text_may_probe, ops->may_probe);
-	static_call_update(guest_text_may_load, ops->may_load);
-	static_call_update(guest_text_make_rw, ops->make_rw);
-	static_call_update(guest_text_make_rox, ops->make_rox);
-	static_call_update(guest_text_kexec, ops->kexec);
+	return static_call(guest_text_get_ops)();
+}
+
+void heki_text_install(const struct guest_text_ops *(*get_ops)(void))
+{
+	static_call_update(guest_text_get_ops, get_ops);
 }
 EXPORT_SYMBOL_FOR_MODULES(heki_text_install, "heki_guest");
 
 void heki_text_remove(void)
 {
-	static const struct guest_text_ops none = {
-		.poke_batch = (void *)__static_call_return0,
-		.poke = (void *)__static_call_return0,
-		.may_probe = (void *)__static_call_return0,
-		.may_load = (void *)__static_call_return0,
-		.make_rw = (void *)__static_call_return0,
-		.make_rox = (void *)__static_call_return0,
-		.kexec = (void *)__static_call_return0,
-	};
-
-	heki_text_install(&none);
+	heki_text_install((void *)__static_call_return0);
 }
 EXPORT_SYMBOL_FOR_MODULES(heki_text_remove, "heki_guest");
 
@@ -152,21 +136,11 @@ static void add_ftrace(struct heki_area **next)
 #endif
 }
 
-/* Whoever changed the hooks would take the text back from the host. */
+/* Whoever changed the call would take the text back from the host. */
 static void add_hooks(struct heki_area **next)
 {
-#define ADD_HOOK(name)								\
-	add_point(next, HEKI_AREA_FROZEN, &STATIC_CALL_KEY(guest_text_##name));	\
-	add_point(next, HEKI_AREA_FROZEN, STATIC_CALL_TRAMP_ADDR(guest_text_##name))
-
-	ADD_HOOK(poke_batch);
-	ADD_HOOK(poke);
-	ADD_HOOK(may_probe);
-	ADD_HOOK(may_load);
-	ADD_HOOK(make_rw);
-	ADD_HOOK(make_rox);
-	ADD_HOOK(kexec);
-#undef ADD_HOOK
+	add_point(next, HEKI_AREA_FROZEN, &STATIC_CALL_KEY(guest_text_get_ops));
+	add_point(next, HEKI_AREA_FROZEN, STATIC_CALL_TRAMP_ADDR(guest_text_get_ops));
 }
 
 /*

@@ -42,12 +42,12 @@ struct heki_fault {
 void heki_text_fault(struct heki_fault *fault, struct pt_regs *regs);
 
 /**
- * heki_text_install() - have the kernel call @ops where it changes text
- * @ops:	all of them
+ * heki_text_install() - have the kernel call hooks where it changes text
+ * @get_ops:	returns all of them, in memory that is never written
  *
  * Writes text itself. May sleep.
  */
-void heki_text_install(const struct guest_text_ops *ops);
+void heki_text_install(const struct guest_text_ops *(*get_ops)(void));
 
 /* Undoes heki_text_install(); calls that began before may still run. */
 void heki_text_remove(void);
