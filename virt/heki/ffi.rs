@@ -86,6 +86,21 @@ pub(crate) struct Areas {
     pub(crate) low_end: u64,
 }
 
+/// What bits of a register should be on every CPU (`struct heki_expected`).
+#[repr(C)]
+pub(crate) struct Expected {
+    /// The bits.
+    pub(crate) mask: u64,
+    /// With these.
+    pub(crate) value: u64,
+    /// `HEKI_REG_*`.
+    pub(crate) reg: u32,
+    /// As in [`abi::Pin`].
+    pub(crate) index: u32,
+    /// Set if some CPU has others.
+    pub(crate) differs: bool,
+}
+
 /// The clocksource in use (`struct heki_clock`).
 #[repr(C)]
 pub(crate) struct Clock {
@@ -158,7 +173,7 @@ extern "C" {
     fn heki_shim_cr0() -> u64;
     fn heki_shim_cr4() -> u64;
     fn heki_shim_read_register(reg: u32, index: u32, value: *mut u64) -> bool;
-    fn heki_shim_same_everywhere(reg: u32, index: u32, mask: u64, value: u64) -> bool;
+    fn heki_shim_compare_everywhere(all: *mut Expected, nr: usize);
     fn heki_shim_clock(clock: *mut Clock);
     fn heki_shim_quiesce();
     fn heki_shim_modules_settled() -> bool;
@@ -526,10 +541,10 @@ pub(crate) fn read_register(reg: u32, index: u32) -> Option<u64> {
     ok.then_some(value)
 }
 
-/// Whether the bits of `mask` of a register are those of `value` on every CPU. Sleeps.
-pub(crate) fn same_everywhere(reg: u32, index: u32, mask: u64, value: u64) -> bool {
-    // SAFETY: No requirements; may be called wherever Rust of this module runs, with interrupts on.
-    unsafe { heki_shim_same_everywhere(reg, index, mask, value) }
+/// Compares registers with those of every CPU, at once. Waits for the other CPUs.
+pub(crate) fn compare_everywhere(all: &mut [Expected]) {
+    // SAFETY: The shim writes nothing but `differs`, and no CPU is at it any more when it returns.
+    unsafe { heki_shim_compare_everywhere(all.as_mut_ptr(), all.len()) }
 }
 
 /// The clocksource in use.

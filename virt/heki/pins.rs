@@ -151,30 +151,40 @@ pub(crate) enum Fate {
 }
 
 impl Row {
-    /// What can become of the row; `able` is whether the host pins such registers at all.
+    /// What can become of the row as far as this CPU goes; `able` is whether the host pins such registers at all.
     fn fate(&self, able: bool) -> Fate {
-        let Some(value) = ffi::read_register(self.reg, self.index) else {
+        if ffi::read_register(self.reg, self.index).is_none() {
             return Fate::Absent;
-        };
+        }
         let mask = match able {
             true => hypercall::query_pin(self.reg, self.index).unwrap_or(0) & self.mask,
             false => 0,
         };
-        if mask == 0 {
-            return Fate::Unable;
+        match mask {
+            0 => Fate::Unable,
+            mask => Fate::Pinned(mask),
         }
-        if self.is_ssp() && !xrstors_leaves_ssp() {
-            return if shadow_stacks_stay_off() {
-                Fate::Unused
-            } else {
-                Fate::Unable
-            };
-        }
-        let own = self.per_cpu && value & mask != 0;
-        if !own && !ffi::same_everywhere(self.reg, self.index, mask, value) {
-            return Fate::Differs;
-        }
-        Fate::Pinned(mask)
+    }
+
+    /// What every CPU must have for it to be `fate`, if they must agree.
+    fn expected(&self, fate: Fate) -> Option<ffi::Expected> {
+        let Fate::Pinned(mask) = fate else {
+            return None;
+        };
+        let (reg, index) = (self.reg, self.index);
+        let value = ffi::read_register(reg, index)? & mask;
+        let own = self.per_cpu && value != 0;
+        (!own).then_some(ffi::Expected {
+            mask,
+            value,
+            reg,
+            index,
+            differs: false,
+        })
+    }
+
+    fn is(&self, reg: u32, index: u32) -> bool {
+        (self.reg, self.index) == (reg, index)
     }
 
     /// The protection (`HEKI_PROT_*`) that it belongs to.
@@ -195,11 +205,11 @@ fn xrstors_leaves_ssp() -> bool {
     ffi::read_register(abi::HEKI_REG_MSR, XSS).is_some_and(|xss| xss & XSS_CET_S == 0)
 }
 
-/// Whether a pin of S_CET can keep supervisor shadow stacks off, whose pointers mean nothing then.
-fn shadow_stacks_stay_off() -> bool {
+/// Whether S_CET, of this `fate`, keeps supervisor shadow stacks off, whose pointers mean nothing then.
+fn shadow_stacks_stay_off(fate: Fate) -> bool {
     let off = ffi::read_register(S_CET.reg, S_CET.index)
         .is_some_and(|s_cet| s_cet & S_CET_SH_STK_EN == 0);
-    off && matches!(S_CET.fate(true), Fate::Pinned(mask) if mask & S_CET_SH_STK_EN != 0)
+    off && matches!(fate, Fate::Pinned(mask) if mask & S_CET_SH_STK_EN != 0)
 }
 
 /// The registers of this CPU and what the host can pin in them.
@@ -220,13 +230,51 @@ impl Registers {
             let able = query.available & row.protection() != 0;
             fates.push(row.fate(able), GFP_KERNEL)?;
         }
-        Ok(Self {
+        let mut registers = Self {
             fates,
             cr0: ffi::cr0(),
             cr4: ffi::cr4(),
             pinnable_cr0: if cr { query.cr0_pinnable } else { 0 },
             pinnable_cr4: if cr { query.cr4_pinnable } else { 0 },
-        })
+        };
+        registers.ask_all_cpus()?;
+        registers.judge_ssp();
+        Ok(registers)
+    }
+
+    /// Finds the rows on which the CPUs do not agree.
+    fn ask_all_cpus(&mut self) -> Result {
+        let mut expected = KVec::with_capacity(ROWS.len(), GFP_KERNEL)?;
+        for one in self.rows().filter_map(|(row, fate)| row.expected(fate)) {
+            expected.push(one, GFP_KERNEL)?;
+        }
+        ffi::compare_everywhere(&mut expected);
+        for one in expected.iter().filter(|one| one.differs) {
+            self.set_fates(Fate::Differs, |row| row.is(one.reg, one.index));
+        }
+        Ok(())
+    }
+
+    /// The shadow stack pointers are not held where XRSTORS loads them.
+    fn judge_ssp(&mut self) {
+        if xrstors_leaves_ssp() {
+            return;
+        }
+        let s_cet = self.rows().find(|(row, _)| row.is(S_CET.reg, S_CET.index));
+        let unused = s_cet.is_some_and(|(_, fate)| shadow_stacks_stay_off(fate));
+        self.set_fates(
+            if unused { Fate::Unused } else { Fate::Unable },
+            Row::is_ssp,
+        );
+    }
+
+    /// Gives the rows that `which` picks another fate, unless this CPU has no such register.
+    fn set_fates(&mut self, fate: Fate, which: impl Fn(&Row) -> bool) {
+        for (row, old) in ROWS.iter().zip(self.fates.iter_mut()) {
+            if which(row) && *old != Fate::Absent {
+                *old = fate;
+            }
+        }
     }
 
     /// The registers that keep their value, and what becomes of each.
@@ -243,9 +291,7 @@ impl Registers {
 
     /// The name of a register that keeps its value, and the bits that are pinned, if any.
     pub(crate) fn pinned(&self, reg: u32, index: u32) -> Option<(&'static str, u64)> {
-        let (row, fate) = self
-            .rows()
-            .find(|(row, _)| (row.reg, row.index) == (reg, index))?;
+        let (row, fate) = self.rows().find(|(row, _)| row.is(reg, index))?;
         match fate {
             Fate::Pinned(mask) => Some((row.name, mask)),
             _ => None,

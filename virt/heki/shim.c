@@ -140,7 +140,7 @@ void heki_shim_leaf(u64 addr, struct heki_leaf *leaf)
 		leaf->present = true;
 		leaf->writable = flags & _PAGE_RW;
 		leaf->executable = !(flags & _PAGE_NX);
-		leaf->phys = slow_virt_to_phys((void *)(addr & page_level_mask(level)));
+		leaf->phys = (u64)pte_pfn(*pte) << PAGE_SHIFT & page_level_mask(level);
 	}
 	local_irq_restore(irq_flags);
 }
@@ -216,31 +216,30 @@ bool heki_shim_read_register(u32 reg, u32 index, u64 *value)
 	}
 }
 
-/* What the bits of a register should be, and whether some CPU has others. */
-struct expected {
-	u32 reg;
-	u32 index;
-	u64 mask;
-	u64 value;
-	atomic_t differs;
+struct expectations {
+	struct heki_expected *all;
+	size_t nr;
 };
 
 static void compare_here(void *info)
 {
-	struct expected *want = info;
+	const struct expectations *want = info;
 	u64 value;
 
-	if (!heki_shim_read_register(want->reg, want->index, &value) ||
-	    (value ^ want->value) & want->mask)
-		atomic_inc(&want->differs);
+	for (size_t i = 0; i < want->nr; i++) {
+		struct heki_expected *one = &want->all[i];
+
+		if (!heki_shim_read_register(one->reg, one->index, &value) ||
+		    (value ^ one->value) & one->mask)
+			WRITE_ONCE(one->differs, true);
+	}
 }
 
-bool heki_shim_same_everywhere(u32 reg, u32 index, u64 mask, u64 value)
+void heki_shim_compare_everywhere(struct heki_expected *all, size_t nr)
 {
-	struct expected want = { .reg = reg, .index = index, .mask = mask, .value = value };
+	struct expectations want = { .all = all, .nr = nr };
 
 	on_each_cpu(compare_here, &want, 1);
-	return !atomic_read(&want.differs);
 }
 
 void heki_shim_clock(struct heki_clock *clock)

@@ -48,6 +48,22 @@ struct heki_areas {
 };
 
 /**
+ * struct heki_expected - what bits of a register should be on every CPU
+ * @mask:	the bits
+ * @value:	with these
+ * @reg:	HEKI_REG_*
+ * @index:	as in struct heki_pin
+ * @differs:	set if some CPU has others
+ */
+struct heki_expected {
+	u64 mask;
+	u64 value;
+	u32 reg;
+	u32 index;
+	bool differs;
+};
+
+/**
  * struct heki_clock - the clocksource in use
  * @early:	it is one that the kernel means to replace
  * @changes:	how often it was changed, modulo 256
@@ -84,7 +100,7 @@ void heki_shim_leaf(u64 addr, struct heki_leaf *leaf);
 u64 heki_shim_cr0(void);
 u64 heki_shim_cr4(void);
 bool heki_shim_read_register(u32 reg, u32 index, u64 *value);
-bool heki_shim_same_everywhere(u32 reg, u32 index, u64 mask, u64 value);
+void heki_shim_compare_everywhere(struct heki_expected *all, size_t nr);
 void heki_shim_clock(struct heki_clock *clock);
 void heki_shim_quiesce(void);
 bool heki_shim_modules_settled(void);
