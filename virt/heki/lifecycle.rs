@@ -66,34 +66,21 @@ pub(crate) fn settle_clock() -> Result {
     Err(EAGAIN)
 }
 
-/// Waits until memory is at rest, and returns what it then holds, and keeps it that way.
+/// Waits until memory is at rest, with no module on its way in or out, and returns what it then holds, and keeps it
+/// that way.
 pub(crate) fn settle() -> Result<(Sections, Still)> {
     for _ in 0..MAX_STEPS {
-        let before = settle_modules()?;
+        ffi::quiesce();
+        let before = sections::scan()?;
+        fsleep(STEP);
+        ffi::quiesce();
         let still = Still::new();
         let now = sections::scan()?;
         if ffi::modules_settled() && now == before {
             return Ok((now, still));
         }
     }
-    pr_err!("kernel text changes all the time; not sealed, try again later\n");
-    Err(EAGAIN)
-}
-
-/// Waits until no module is on its way in or out, and returns what the memory then holds.
-fn settle_modules() -> Result<Sections> {
-    ffi::quiesce();
-    let mut before = sections::scan()?;
-    for _ in 0..MAX_STEPS {
-        fsleep(STEP);
-        ffi::quiesce();
-        let now = sections::scan()?;
-        if ffi::modules_settled() && now == before {
-            return Ok(now);
-        }
-        before = now;
-    }
-    pr_err!("modules are being loaded all the time; not sealed, try again later\n");
+    pr_err!("modules or kernel text change all the time; not sealed, try again later\n");
     Err(EAGAIN)
 }
 

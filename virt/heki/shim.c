@@ -445,13 +445,20 @@ bool heki_shim_stop_efi(void)
  */
 bool heki_shim_is_trap_page(u64 addr)
 {
-	u8 part[256];
+	const u64 traps = INT3_INSN_OPCODE * 0x0101010101010101ull;
+	bool found = false;
+	u64 word;
 
-	for (u64 at = addr; at < addr + PAGE_SIZE; at += sizeof(part))
-		if (copy_from_kernel_nofault(part, (void *)at, sizeof(part)) ||
-		    memchr_inv(part, INT3_INSN_OPCODE, sizeof(part)))
-			return false;
-	return true;
+	pagefault_disable();
+	for (u64 at = addr; at < addr + PAGE_SIZE; at += sizeof(word)) {
+		__get_kernel_nofault(&word, (u64 *)at, u64, out);
+		if (word != traps)
+			goto out;
+	}
+	found = true;
+out:
+	pagefault_enable();
+	return found;
 }
 
 static void add_table(struct heki_area *area, u32 kind, const void *table, size_t len)
