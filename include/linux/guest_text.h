@@ -23,6 +23,7 @@ enum guest_kexec {
 	GUEST_KEXEC_FILE,	/* kexec_file_load() */
 	GUEST_KEXEC_LOADED,	/* is a kernel loaded? */
 	GUEST_KEXEC_START,
+	GUEST_KEXEC_CRASH,	/* a kernel that was loaded for a crash, at one; does not sleep */
 };
 
 #ifdef CONFIG_GUEST_TEXT

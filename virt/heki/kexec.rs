@@ -41,6 +41,8 @@ const FILE: c_int = 1;
 const LOADED: c_int = 2;
 /// `GUEST_KEXEC_START`.
 const START: c_int = 3;
+/// `GUEST_KEXEC_CRASH`.
+const CRASHED: c_int = 4;
 
 /// `KEXEC_FILE_UNLOAD`.
 const UNLOAD: u64 = 1 << 0;
@@ -76,6 +78,7 @@ pub(crate) fn step(step: c_int, fd: c_int, flags: u64) -> Result<bool> {
         LOADED => Ok(HAS_ONE.load(Relaxed)),
         START if HAS_ONE.load(Relaxed) => ffi::start_kernel().map(|()| true),
         START => Ok(false),
+        CRASHED => Err(refuse(CRASH)),
         _ => Err(EINVAL),
     }
 }
