@@ -1155,7 +1155,7 @@ static void heki_bump_generation(struct kvm *kvm)
 }
 
 /*
- * Guest memory only: KVM's private slots (APIC access page, ...) are not sealed.
+ * KVM's private slots (APIC access page, ...) as well: what was mapped before could be run.
  * The zap covers a gfn in all address spaces; what only SMM sees is exempt.
  */
 static void heki_zap_guest_memory(struct kvm *kvm, gfn_t start, gfn_t end)
@@ -1167,7 +1167,7 @@ static void heki_zap_guest_memory(struct kvm *kvm, gfn_t start, gfn_t end)
 		gfn_t first = max(start, slot->base_gfn);
 		gfn_t last = min(end, slot->base_gfn + slot->npages);
 
-		if (slot->id < KVM_USER_MEM_SLOTS && first < last)
+		if (first < last)
 			kvm_zap_gfn_range(kvm, first, last);
 	}
 }

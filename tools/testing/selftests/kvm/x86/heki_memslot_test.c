@@ -393,6 +393,46 @@ HEKI_TEST(plugged, it_does_not_run)
 	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_exec));
 }
 
+/*
+ * A slot of KVM itself: page tables for a vCPU without paging, on CPUs that need them. The
+ * guest sees the page as memory.
+ */
+#define IDENTITY_GPA	0xfffbc000ull
+#define CODE		0xe3ff41c93145ull	/* as heki_put_code() puts it */
+
+FIXTURE(kvms_own) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(kvms_own)
+{
+	if (!host_cpu_is_intel || kvm_is_unrestricted_guest_enabled())
+		SKIP(return, "KVM has no memory of its own in a guest here");
+	heki_vm_create(&self->h, 1);
+	virt_pg_map(self->h.vm, IDENTITY_GPA, IDENTITY_GPA);
+}
+
+FIXTURE_TEARDOWN(kvms_own)
+{
+	heki_vm_free(&self->h);
+}
+
+/* What was mapped before the seal is mapped anew. */
+HEKI_TEST(kvms_own, it_does_not_run)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+
+	if (!heki_has_exec(h))
+		SKIP(return, "no MBEC on this host");
+	EXPECT_EQ(0, heki_call(vcpu, guest_write, IDENTITY_GPA, CODE));
+	EXPECT_EQ(0, heki_call(vcpu, guest_exec, IDENTITY_GPA));
+	heki_seal_exec(h, heki_begin_exec_request(h));
+	EXPECT_TRUE(heki_cannot_run(vcpu, IDENTITY_GPA));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_exec));
+	EXPECT_EQ(0, heki_call(vcpu, guest_write, IDENTITY_GPA, CODE));
+}
+
 int main(int argc, char *argv[])
 {
 	heki_require();
