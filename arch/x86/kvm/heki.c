@@ -613,7 +613,8 @@ EXPORT_SYMBOL_FOR_KVM_INTERNAL(kvm_heki_forbid);
 
 /*
  * SMRAM is memory that only SMM sees: no AS0 slot, or one over other host
- * memory. It belongs to the firmware, not to the guest kernel's seal.
+ * memory. It belongs to the firmware, not to the guest kernel's seal. What is
+ * sealed had an AS0 slot then, and will have one again.
  */
 static bool heki_is_smram(struct kvm *kvm, gfn_t gfn)
 {
@@ -621,8 +622,9 @@ static bool heki_is_smram(struct kvm *kvm, gfn_t gfn)
 	struct kvm_memory_slot *normal = __gfn_to_memslot(__kvm_memslots(kvm, 0), gfn);
 	struct kvm_memory_slot *smm = __gfn_to_memslot(__kvm_memslots(kvm, 1), gfn);
 
-	return !normal || !smm ||
-	       __gfn_to_hva_memslot(normal, gfn) != __gfn_to_hva_memslot(smm, gfn);
+	if (!normal)
+		return !__kvm_heki_denied(kvm->arch.heki, gfn, KVM_HEKI_ACCESS_WRITE);
+	return !smm || __gfn_to_hva_memslot(normal, gfn) != __gfn_to_hva_memslot(smm, gfn);
 #else
 	return false;
 #endif

@@ -179,11 +179,15 @@ static inline unsigned int kvm_heki_root_access(struct kvm *kvm, union kvm_cpu_r
 	return kvm_heki_sealed(kvm) ? __kvm_heki_root_access(kvm, cpu_role, access) : access;
 }
 
-static inline int kvm_heki_max_level(struct kvm *kvm, gfn_t gfn, int max_level)
+/* What SMRAM is, which the map does not know, can end within a large page of SMM. */
+static inline int kvm_heki_max_level(struct kvm *kvm, const struct kvm_memory_slot *slot,
+				     gfn_t gfn, int max_level)
 {
 	struct kvm_heki *heki = kvm_heki_sealed(kvm);
 
-	return heki ? min(max_level, __kvm_heki_max_level(heki, gfn)) : max_level;
+	if (!heki)
+		return max_level;
+	return slot->as_id ? PG_LEVEL_4K : min(max_level, __kvm_heki_max_level(heki, gfn));
 }
 
 /* Zero to go on, else what the fault handler returns. */
@@ -393,7 +397,8 @@ static inline unsigned int kvm_heki_root_access(struct kvm *kvm, union kvm_cpu_r
 	return access;
 }
 
-static inline int kvm_heki_max_level(struct kvm *kvm, gfn_t gfn, int max_level)
+static inline int kvm_heki_max_level(struct kvm *kvm, const struct kvm_memory_slot *slot,
+				     gfn_t gfn, int max_level)
 {
 	return max_level;
 }
