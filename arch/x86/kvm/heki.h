@@ -231,8 +231,8 @@ static inline bool kvm_heki_pins_apply(struct kvm_vcpu *vcpu)
 }
 
 /*
- * Without paging a change goes through, and hardware holds what it can: so do starting
- * vCPUs. They turn on paging with the pinned bits of EFER or not at all. What RSM
+ * Without paging a change goes through where hardware holds the bit all the same: so do
+ * starting vCPUs. They turn on paging with the pinned bits of EFER or not at all. What RSM
  * comes to is judged at its end.
  */
 static inline bool kvm_heki_deny_cr(struct kvm_vcpu *vcpu, u32 reg, u64 old, u64 new)
@@ -241,7 +241,9 @@ static inline bool kvm_heki_deny_cr(struct kvm_vcpu *vcpu, u32 reg, u64 old, u64
 
 	if (!heki || !kvm_heki_pins_apply(vcpu))
 		return false;
-	if (is_paging(vcpu))
+	if (!is_paging(vcpu) && reg == HEKI_REG_CR4)
+		old &= ~READ_ONCE(heki->cr4_on);
+	if (is_paging(vcpu) || reg == HEKI_REG_CR4)
 		return !vcpu->arch.heki.in_rsm && __kvm_heki_deny_cr(heki, vcpu, reg, old, new);
 	return reg == HEKI_REG_CR0 && (new & X86_CR0_PG) &&
 	       __kvm_heki_deny_load(heki, vcpu, HEKI_REG_MSR, MSR_EFER, vcpu->arch.efer);

@@ -1063,6 +1063,61 @@ HEKI_TEST(pins, the_emulator_does_not_turn_paging_off)
 	expect_paging_is_held(_metadata, &self->h, true);
 }
 
+/*
+ * Has the VMM take the vCPU out of paging, and the vCPU clear bits of CR4. Returns the exit:
+ * of its port, or a shutdown, as there is no handler.
+ */
+static u32 clear_cr4_without_paging(struct kvm_vcpu *vcpu, void *code, u64 bits)
+{
+	static const u8 insns[] = {
+		0x0f, 0x22, 0xe0,		/* mov %eax, %cr4 */
+		0xe6, HEKI_USER_PORT,		/* out %al, $HEKI_USER_PORT */
+	};
+	struct kvm_sregs sregs, kernel_sregs;
+	struct kvm_regs regs, kernel_regs;
+	u32 exit;
+
+	memcpy(code, insns, sizeof(insns));
+	vcpu_run_complete_io(vcpu);
+	vcpu_sregs_get(vcpu, &kernel_sregs);
+	vcpu_regs_get(vcpu, &kernel_regs);
+	sregs = kernel_sregs;
+	sregs.cr0 &= ~X86_CR0_PG;
+	sregs.efer &= ~(EFER_LME | EFER_LMA);
+	sregs.cs.l = 0;
+	sregs.cs.db = 1;
+	sregs.idt.limit = 0;
+	vcpu_sregs_set(vcpu, &sregs);
+	regs = kernel_regs;
+	regs.rip = HEKI_PAGE(COMPAT_CODE);
+	regs.rax = sregs.cr4 & ~bits;
+	vcpu_regs_set(vcpu, &regs);
+
+	vcpu_run(vcpu);
+	exit = vcpu->run->exit_reason;
+	if (exit == KVM_EXIT_IO)
+		vcpu_run_complete_io(vcpu);
+	vcpu_sregs_set(vcpu, &kernel_sregs);
+	vcpu_regs_set(vcpu, &kernel_regs);
+	return exit;
+}
+
+/* Nothing would set the bit again when paging is back. */
+HEKI_TEST(pins, without_paging_pke_is_not_cleared)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	void *code = heki_hva(h, HEKI_PAGE(COMPAT_CODE));
+
+	if (!(pinnable(h, HEKI_REG_CR4) & X86_CR4_PKE))
+		SKIP(return, "this host cannot pin the bit");
+	set_bits(vcpu, HEKI_REG_CR4, X86_CR4_PKE);
+	EXPECT_EQ(KVM_EXIT_IO, clear_cr4_without_paging(vcpu, code, X86_CR4_PKE));
+	seal_pin(h, HEKI_REG_CR4, X86_CR4_PKE);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, clear_cr4_without_paging(vcpu, code, X86_CR4_PKE));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_cr));
+}
+
 /* A pin of one register leaves the other alone. */
 HEKI_TEST(pins, what_is_not_pinned_is_free)
 {
