@@ -117,11 +117,12 @@ pub(crate) fn set_policy(vm: &Vm, lock: &mut SlotsLock<'_>, wire: &abi::Policy) 
 /// What this host can do for the VM, before its vCPUs tell more; `exec` is whether it can hold an
 /// execution allow-list, `dt` the IDTR.
 pub(crate) fn caps(vm: &Vm, exec: bool, dt: bool) -> abi::Caps {
+    let pinnable = vm.pinnable(true);
     abi::Caps {
         version: abi::HEKI_ABI_VERSION,
         protections: hypercall::available(exec, true, dt),
-        cr0_pinnable: vm.cr0_pinnable(),
-        cr4_pinnable: vm.cr4_pinnable,
+        cr0_pinnable: pinnable.cr0,
+        cr4_pinnable: pinnable.cr4,
         patch: abi::HEKI_PATCH_JUMP_LABEL
             | abi::HEKI_PATCH_STATIC_CALL
             | abi::HEKI_PATCH_FTRACE

@@ -40,7 +40,6 @@ use crate::{
             Request, //
         },
         verdict::Access,
-        vmm::Policy,
     },
     text, verdict,
     vm::{
@@ -196,7 +195,7 @@ fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
     }
     let reader = vcpu.reader();
     let policy = vm.policy(reader);
-    let (cr0_pinnable, cr4_pinnable) = pinnable(vm, &policy);
+    let pinnable = pin::pinnable_cr(vm, vcpu);
     let unchecked = if policy.learns(Access::Patch) {
         abi::HEKI_TARGET_SYMBOL | abi::HEKI_TARGET_HASH | abi::HEKI_TARGET_ENDBR
     } else {
@@ -206,9 +205,9 @@ fn query(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
         version: abi::HEKI_ABI_VERSION,
         state: vm.state(reader).abi(),
         available: policy.allowed(available_to(vcpu)),
-        held: policy.holding(vm.seal(reader).map_or(0, |seal| held(seal, vcpu))),
-        cr0_pinnable,
-        cr4_pinnable,
+        held: policy.holding(vm.seal(reader).map_or(0, |seal| held(vm, seal, vcpu))),
+        cr0_pinnable: pinnable.cr0,
+        cr4_pinnable: pinnable.cr4,
         max_bytes: abi::HEKI_MAX_REQUEST_BYTES,
         max_ranges: abi::HEKI_MAX_RANGES,
         max_pins: abi::HEKI_MAX_PINS,
@@ -245,15 +244,6 @@ fn query_pin(vm: &Vm, vcpu: &mut Vcpu<'_>, call: &Call) -> Result<(), Refusal> {
     vcpu.write_guest(call.gpa, pin.as_bytes())
 }
 
-/// The bits of CR0 and CR4 that this guest can have pinned.
-fn pinnable(vm: &Vm, policy: &Policy) -> (u64, u64) {
-    if policy.allows(abi::HEKI_PROT_CR) {
-        (vm.cr0_pinnable(), vm.cr4_pinnable)
-    } else {
-        (0, 0)
-    }
-}
-
 /// The protections (`HEKI_PROT_*`) that this host can hold for the VM of `vcpu`.
 fn available_to(vcpu: &Vcpu<'_>) -> u32 {
     let dt = vcpu.see(abi::HEKI_REG_IDTR, 0).is_some();
@@ -277,7 +267,7 @@ pub(crate) fn available(exec: bool, msr: bool, dt: bool) -> u32 {
 }
 
 /// The protections (`HEKI_PROT_*`) that a seal holds. A vCPU that came later may have VMX or SVM.
-fn held(seal: &Seal, vcpu: &Vcpu<'_>) -> u32 {
+fn held(vm: &Vm, seal: &Seal, vcpu: &Vcpu<'_>) -> u32 {
     let mut held = 0;
     if seal.regions.iter().any(|region| !region.rights.write()) {
         held |= abi::HEKI_PROT_WRITE;
@@ -285,7 +275,7 @@ fn held(seal: &Seal, vcpu: &Vcpu<'_>) -> u32 {
     if seal.exec && vcpu.can_hold_exec() {
         held |= abi::HEKI_PROT_EXEC;
     }
-    if !seal.pins.is_empty() {
+    if !pin::held_cr(vm, seal, vcpu).is_empty() {
         held |= abi::HEKI_PROT_CR;
     }
     for register in seal.held.iter().filter(|_| vcpu.can_hold_msrs()) {
@@ -303,10 +293,11 @@ pub(crate) fn parse<'a>(vm: &Vm, vcpu: &Vcpu<'_>, bytes: &'a [u8]) -> Result<Req
 
 /// What a SEAL is held against, but for the policy.
 pub(crate) fn caps(vm: &Vm, vcpu: &Vcpu<'_>) -> Caps {
+    let pinnable = vm.pinnable(vcpu.can_hold_msrs());
     Caps {
         exec: vcpu.can_hold_exec(),
-        cr0_pinnable: vm.cr0_pinnable(),
-        cr4_pinnable: vm.cr4_pinnable,
+        cr0_pinnable: pinnable.cr0,
+        cr4_pinnable: pinnable.cr4,
         msr: vcpu.can_hold_msrs(),
         cr0: vcpu.register(abi::HEKI_REG_CR0),
         cr4: vcpu.register(abi::HEKI_REG_CR4),
@@ -387,8 +378,9 @@ mod tests {
 
     #[test]
     fn a_vm_pins_what_its_cpu_has() {
-        let pinnable = |cr4| Vm::new(0, cr4).map(|vm| vm.cr4_pinnable);
-        assert_eq!(pinnable(0), Some(0));
-        assert_eq!(pinnable(!0), Some(crate::policy::pin::PINNABLE_CR4));
+        let pinnable = |cr4, by_refusal| Vm::new(0, cr4).map(|vm| vm.pinnable(by_refusal).cr4);
+        assert_eq!(pinnable(0, true), Some(0));
+        assert_eq!(pinnable(!0, true), Some(crate::policy::pin::PINNABLE_CR4));
+        assert_eq!(pinnable(!0, false), Some(0));
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     abi,
     kvm::vcpu::Vcpu,
     policy::{
+        pin::Pins,
         refusal::Refusal,
         registers::{
             self,
@@ -145,37 +146,42 @@ fn hold(
 
 /// The bits of a register that can be pinned for this vCPU; once sealed, those that are.
 pub(crate) fn mask(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32) -> u64 {
+    let is_cr = !registers::is_kept(reg);
     match vm.seal(vcpu.reader()) {
         Some(_) if vm.policy(vcpu.reader()).learns(Access::Register) => 0,
+        _ if is_cr && index != 0 => 0,
+        Some(seal) if is_cr => held_cr(vm, seal, vcpu).of(reg),
+        None if is_cr => pinnable_cr(vm, vcpu).of(reg),
         // A vCPU that came after the seal may have VMX or SVM.
-        Some(_) if registers::is_kept(reg) && !vcpu.can_hold_msrs() => 0,
-        Some(seal) => held_bits(seal, reg, index),
-        None => pinnable(vm, vcpu, reg, index),
+        _ if !vcpu.can_hold_msrs() => 0,
+        Some(seal) => seal.held(reg, index).map_or(0, |held| held.mask),
+        None => pinnable_kept(vm, vcpu, reg, index),
     }
 }
 
-fn held_bits(seal: &Seal, reg: u32, index: u32) -> u64 {
-    if registers::is_kept(reg) {
-        seal.held(reg, index).map_or(0, |held| held.mask)
-    } else if index == 0 {
-        seal.pins.of(reg)
+/// The bits of CR0 and CR4 that can be pinned for this vCPU before the seal.
+///
+/// A nested VM exit loads them as it loads MSRs, past the refusal.
+pub(crate) fn pinnable_cr(vm: &Vm, vcpu: &Vcpu<'_>) -> Pins {
+    if vm.policy(vcpu.reader()).allows(abi::HEKI_PROT_CR) {
+        vm.pinnable(vcpu.can_hold_msrs())
     } else {
-        0
+        Pins::NONE
     }
 }
 
-fn pinnable(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32) -> u64 {
+/// The bits of CR0 and CR4 that `seal` holds on this vCPU.
+pub(crate) fn held_cr(vm: &Vm, seal: &Seal, vcpu: &Vcpu<'_>) -> Pins {
+    seal.pins.within(vm.pinnable(vcpu.can_hold_msrs()))
+}
+
+fn pinnable_kept(vm: &Vm, vcpu: &Vcpu<'_>, reg: u32, index: u32) -> u64 {
     if !vm.policy(vcpu.reader()).allows(registers::protection(reg)) {
         return 0;
     }
-    match (reg, index) {
-        (abi::HEKI_REG_CR0, 0) => vm.cr0_pinnable(),
-        (abi::HEKI_REG_CR4, 0) => vm.cr4_pinnable,
-        _ if !vcpu.can_hold_msrs() => 0,
-        // Only what has a row is read: a guest cannot make KVM read just any MSR this way.
-        _ => registers::find(reg, index)
-            .filter(|row| row.pinnable() != 0)
-            .and_then(|row| Some(vcpu.see(reg, index)?.pinnable(row)))
-            .unwrap_or(0),
-    }
+    // Only what has a row is read: a guest cannot make KVM read just any MSR this way.
+    registers::find(reg, index)
+        .filter(|row| row.pinnable() != 0)
+        .and_then(|row| Some(vcpu.see(reg, index)?.pinnable(row)))
+        .unwrap_or(0)
 }

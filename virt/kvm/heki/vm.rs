@@ -75,7 +75,7 @@ pub(crate) struct Vm {
     profile: Published<ProfileBytes>,
     policy: Published<Policy>,
     /// CR4 bits that can be pinned on this CPU.
-    pub(crate) cr4_pinnable: u64,
+    cr4_pinnable: u64,
     /// Those of them that it can hold set.
     cr4_forced: u64,
 }
@@ -248,9 +248,21 @@ impl Vm {
         ]
     }
 
-    /// The CR0 bits that can be pinned.
-    pub(crate) fn cr0_pinnable(&self) -> u64 {
-        PINNABLE_CR0
+    /// The CR0 and CR4 bits that can be pinned: without `by_refusal`, those that hardware holds.
+    pub(crate) fn pinnable(&self, by_refusal: bool) -> Pins {
+        let all = Pins {
+            cr0: PINNABLE_CR0,
+            cr4: self.cr4_pinnable,
+        };
+        let forced = Pins {
+            cr0: FORCED_CR0,
+            cr4: self.cr4_forced,
+        };
+        if by_refusal {
+            all
+        } else {
+            all.within(forced)
+        }
     }
 
     /// Takes what the VMM tells of the guest's kernel. No vCPU exists yet.

@@ -74,6 +74,14 @@ impl Pins {
         self.cr0 == 0 && self.cr4 == 0
     }
 
+    /// Those that are in `other`, too.
+    pub const fn within(self, other: Self) -> Self {
+        Self {
+            cr0: self.cr0 & other.cr0,
+            cr4: self.cr4 & other.cr4,
+        }
+    }
+
     /// The pinned bits of register `reg` (`HEKI_REG_*`); none of an unknown one.
     pub const fn of(&self, reg: u32) -> u64 {
         match reg {

@@ -174,8 +174,8 @@ static void map_for_l2(struct heki_vm *h, enum paging paging)
 		tdp_map(h->vm, HEKI_TEST_GPA, HEKI_TEST_GPA, 16 * PAGE_SIZE);
 }
 
-/* VMX fixes them. */
-#define FIXED_CR0	(X86_CR0_PG | X86_CR0_NE)
+/* VMX fixes it. */
+#define FIXED_CR0	X86_CR0_NE
 
 /* Before L2 is set up, as its registers are copies. */
 static void set_pinnable_bits(struct l1 *l1)
@@ -312,6 +312,30 @@ static const struct heki_pin loaded_by_exits[] = {
 	{ .reg = HEKI_REG_LDTR, .mask = 0xffff },
 	{ .reg = HEKI_REG_TR, .mask = ~0ull },
 };
+
+static const struct heki_pin kept_by_refusal[] = {
+	{ .reg = HEKI_REG_CR0, .mask = X86_CR0_PG },
+	{ .reg = HEKI_REG_CR4, .mask = X86_CR4_PKE },
+};
+
+/* The same exits load CR0 and CR4: there, only what hardware holds all the same is held. */
+HEKI_TEST(l1, is_offered_no_pins_that_only_refusal_keeps)
+{
+	struct heki_vm *h = &self->l1.h;
+	int i;
+
+	EXPECT_EQ(X86_CR0_WP, heki_query_pin(h, h->vcpu[0], HEKI_REG_CR0, 0) & X86_CR0_WP);
+	for (i = 0; i < ARRAY_SIZE(kept_by_refusal); i++) {
+		const struct heki_pin *pin = &kept_by_refusal[i];
+
+		EXPECT_EQ(0, heki_query_pin(h, h->vcpu[0], pin->reg, 0) & pin->mask);
+		heki_add_pin(heki_begin_request(h, 0), pin->reg, pin->mask);
+		EXPECT_EQ(-KVM_EOPNOTSUPP, heki_send(h, h->vcpu[0]));
+	}
+	EXPECT_EQ(0, heki_query(h).cr0_pinnable & X86_CR0_PG);
+	EXPECT_EQ(0, heki_query(h).cr4_pinnable & X86_CR4_PKE);
+	EXPECT_EQ(HEKI_STATE_OPEN, heki_query(h).state);
+}
 
 /* Exits of L2 and VMLOAD load them without an instruction that KVM judges. */
 HEKI_TEST(l1, is_offered_no_pins_of_what_exits_load)
