@@ -16,6 +16,7 @@ use crate::{
     policy::{
         address::{
             self,
+            Window,
             Windows, //
         },
         map::{
@@ -50,6 +51,7 @@ use crate::{
     },
 };
 use core::{
+    cell::Cell,
     mem::size_of,
     ops::Range, //
 };
@@ -353,15 +355,19 @@ fn each_entry<const N: usize>(
     sealed: &Sealed<'_>,
     mut take: impl FnMut(&[u8; N], u64) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
+    // Whole entries of 8 and of 16 bytes.
+    const STEP: usize = 512;
     let end = table.va.checked_add(table.len).ok_or(Refusal::Overflow)?;
-    let mut va = table.va;
-    while va < end {
-        let mut entry = [0; N];
-        if !sealed.read(va, &mut entry) {
+    let mut chunk = [0; STEP];
+    for start in (table.va..end).step_by(STEP) {
+        let len = usize::try_from(end.saturating_sub(start)).unwrap_or(STEP);
+        let chunk = chunk.get_mut(..len.min(STEP)).ok_or(Refusal::Fault)?;
+        if !sealed.read(start, chunk) {
             return Err(Refusal::Fault);
         }
-        take(&entry, va)?;
-        va = va.saturating_add(N as u64);
+        for (entry, va) in chunk.chunks_exact(N).zip((start..end).step_by(N)) {
+            take(entry.try_into().map_err(|_| Refusal::Fault)?, va)?;
+        }
     }
     Ok(())
 }
@@ -432,12 +438,26 @@ fn callee(key: u64, areas: &Areas, sealed: &Sealed<'_>) -> u64 {
 pub(crate) struct Sealed<'a> {
     lock: &'a SlotsLock<'a>,
     windows: Windows<'a>,
+    /// The window that was found last: most looks are at the text.
+    last: Cell<Option<Window<'a>>>,
 }
 
 impl<'a> Sealed<'a> {
     /// The memory of `windows`.
     pub(crate) fn new(lock: &'a SlotsLock<'a>, windows: Windows<'a>) -> Self {
-        Self { lock, windows }
+        Self {
+            lock,
+            windows,
+            last: Cell::new(None),
+        }
+    }
+
+    /// The window around `va`.
+    fn find(&self, va: u64) -> Option<Window<'a>> {
+        let known = self.last.get().filter(|window| window.holds(va));
+        let found = known.or_else(|| self.windows.find(va));
+        self.last.set(found);
+        found
     }
 
     /// Guest physical address of `va` in the kernel's image, which lies in one piece after its text.
@@ -448,7 +468,7 @@ impl<'a> Sealed<'a> {
 
     /// Guest physical address of `va`, and how many bytes follow it there.
     pub(crate) fn translate(&self, va: u64) -> Option<(u64, u64)> {
-        self.windows.find(va)?.translate(va)
+        self.find(va)?.translate(va)
     }
 }
 
@@ -457,7 +477,7 @@ impl Text for Sealed<'_> {
         let mut va = va;
         let mut out = out;
         while !out.is_empty() {
-            let Some(window) = self.windows.find(va) else {
+            let Some(window) = self.find(va) else {
                 return false;
             };
             let Some((gpa, left)) = window.translate(va) else {
@@ -477,7 +497,7 @@ impl Text for Sealed<'_> {
     }
 
     fn kind(&self, va: u64) -> Option<u32> {
-        let region = self.windows.find(va)?.region;
+        let region = self.find(va)?.region;
         (region.rights.exec() && !region.rights.write()).then_some(region.kind)
     }
 }

@@ -45,9 +45,14 @@ impl<'a> Window<'a> {
         }))
     }
 
+    /// Whether `va` is in it.
+    pub const fn holds(&self, va: u64) -> bool {
+        self.start <= va && va <= self.last
+    }
+
     /// Guest physical address of `va`, and how many bytes follow it in the window.
     pub const fn translate(&self, va: u64) -> Option<(u64, u64)> {
-        if va < self.start || va > self.last {
+        if !self.holds(va) {
             return None;
         }
         let offset = va.saturating_sub(self.start);
