@@ -5,8 +5,8 @@
  *   heki_bench NAME ROUNDS FILE VALUE [FILE VALUE]...
  *
  * Writes each value to its file, in this order, ROUNDS times, and prints one line
- * "figure: text name=NAME ticks=N" with the ticks of all rounds. Under Bochs a tick is an
- * emulated instruction, whoever ran it: guest or host.
+ * "figure: text name=NAME ops=N ticks=N" with all writes and their ticks. Under Bochs a tick
+ * is an emulated instruction, whoever ran it: guest or host.
  */
 #include <err.h>
 #include <fcntl.h>
@@ -30,7 +30,7 @@ static void put(const char *path, const char *value)
 
 int main(int argc, char *argv[])
 {
-	unsigned long long begin;
+	unsigned long long begin, ticks;
 	int rounds, i, arg;
 
 	if (argc < 5 || argc % 2 == 0)
@@ -44,6 +44,7 @@ int main(int argc, char *argv[])
 		for (arg = 3; arg < argc; arg += 2)
 			put(argv[arg], argv[arg + 1]);
 	}
-	printf("figure: text name=%s ticks=%llu\n", argv[1], __rdtsc() - begin);
+	ticks = __rdtsc() - begin;
+	printf("figure: text name=%s ops=%d ticks=%llu\n", argv[1], rounds * (argc - 3) / 2, ticks);
 	return 0;
 }

@@ -24,18 +24,25 @@ rest() {
 # touch_all NAME: has the host map all memory.
 touch_all() { echo "figure: touch name=$1 $(cat $living/touch)"; }
 
+# change NAME ROUNDS FILE VALUE...: what came since the rest before is this change's.
+change() {
+	heki_bench "$@"
+	rest "$1"
+}
+
 # In the first round of each, memory and caches get used to it.
 text() {
 	echo 64 >$tracing/buffer_size_kb
 	heki_bench warm-up 2 $living/key 1 $living/key 0 >/dev/null
-	heki_bench static-key 50 $living/key 1 $living/key 0
-	heki_bench static-call 50 $living/call 1 $living/call 0
-	heki_bench sched-tracepoints 1 $tracing/events/sched/enable 1 $tracing/events/sched/enable 0
+	rest warm-up
+	change static-key 50 $living/key 1 $living/key 0
+	change static-call 50 $living/call 1 $living/call 0
+	change sched-tracepoints 1 $tracing/events/sched/enable 1 $tracing/events/sched/enable 0
 	echo vfs_read >$tracing/set_ftrace_filter
-	heki_bench function-tracer-one 1 $tracing/current_tracer function $tracing/current_tracer nop
+	change function-tracer-one 1 $tracing/current_tracer function $tracing/current_tracer nop
 	echo >$tracing/set_ftrace_filter
 	echo 0 >$tracing/tracing_on
-	heki_bench function-tracer-all 1 $tracing/current_tracer function $tracing/current_tracer nop
+	change function-tracer-all 1 $tracing/current_tracer function $tracing/current_tracer nop
 }
 
 heki_loops boot
