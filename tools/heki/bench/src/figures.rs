@@ -264,24 +264,62 @@ impl Report {
 
     /// What changes of text take.
     fn text(&mut self, leg: Leg, open: &Guest, sealed: &Guest) {
-        let columns = ["change of text", "unsealed", "sealed", "ratio"];
-        let mut table = Table::new("Instructions to change text", &columns);
+        let columns = [
+            "change of text",
+            "operations",
+            "batches",
+            "sites",
+            "unsealed",
+            "sealed",
+            "ratio",
+        ];
+        let mut all = Table::new("Instructions to change text", &columns);
+        let columns = [
+            "change of text",
+            "operation, unsealed",
+            "operation, sealed",
+            "batch, unsealed",
+            "batch, sealed",
+            "site, unsealed",
+            "site, sealed",
+        ];
+        let title = "Instructions to change text, for each operation, batch and site";
+        let mut each = Table::new(title, &columns);
         for name in sealed.names("text") {
             let of = |guest: &Guest| guest.number("text", name, "ticks");
             let (before, after) = (of(open), of(sealed));
+            // The unsealed guest, whose kernel is the same, has as many; the host counts those of the sealed one.
+            let ops = sealed.number("text", name, "ops");
+            let batches = sealed.added_at(name, "heki_patch");
+            let sites = sealed.added_at(name, "heki_patched");
             let value = ratio(after, before);
-            let row = vec![name.to_owned(), cell(before), cell(after), cell_of(value)];
-            table.rows.push(row);
+            let mut row = vec![name.to_owned()];
+            row.extend([ops, batches, sites, before, after].map(cell));
+            row.push(cell_of(value));
+            all.rows.push(row);
             let bar = (name == "static-key").then_some(1.5);
-            let figure = Figure::new(
-                format!("change of text, {name}, sealed / unsealed"),
-                value,
-                bar,
-            );
+            let figure = format!("change of text, {name}, sealed / unsealed");
+            let mut figure = Figure::new(figure, value, bar);
+            // A log may be older than the counts.
+            if ops.is_some() {
+                let mut row = vec![name.to_owned()];
+                for nr in [ops, batches, sites] {
+                    row.extend(
+                        [before, after].map(|ticks| cell_of(ratio(ticks, nr).map(f64::round))),
+                    );
+                }
+                each.rows.push(row);
+                figure = figure.with(format!(
+                    "for each batch; {} operations, {} batches, {} sites",
+                    cell(ops),
+                    cell(batches),
+                    cell(sites)
+                ));
+            }
             self.ticks(leg, figure);
         }
         if leg.counts_instructions() {
-            self.tables.push(table);
+            self.tables.extend([all, each]);
         }
     }
 }

@@ -107,6 +107,15 @@ impl Guest {
         self.number("statistics", name, field)
     }
 
+    /// How much more a statistic is at `name` than where the guest rested before.
+    pub(crate) fn added_at(&self, name: &str, field: &str) -> Option<u64> {
+        let names = self.names("statistics");
+        let at = names.iter().position(|rest| *rest == name)?;
+        let before = names.get(at.checked_sub(1)?)?;
+        let after = self.statistic(name, field)?;
+        after.checked_sub(self.statistic(before, field)?)
+    }
+
     /// The names of the lines `what`, in their order.
     pub(crate) fn names(&self, what: &str) -> Vec<&str> {
         let entries = self.0.iter().filter(|entry| entry.what == what);

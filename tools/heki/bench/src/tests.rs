@@ -287,6 +287,37 @@ fn a_seal_is_held_against_memory_and_sites() {
 }
 
 #[test]
+fn a_change_of_text_is_told_by_operation_batch_and_site() {
+    let rest = |name, patches, sites| {
+        format!("bench-sealed| figure: statistics name={name} heki_patch={patches} heki_patched={sites}\n")
+    };
+    let log = [
+        "bench-open| figure: text name=static-key ops=10 ticks=3000\n\
+         bench-sealed| figure: text name=static-key ops=10 ticks=4500\n\
+         bench-open| figure: text name=old ticks=3\nbench-sealed| figure: text name=old ticks=3\n"
+            .to_owned(),
+        rest("warm-up", 4, 4),
+        rest("static-key", 24, 34),
+    ]
+    .concat();
+    let report = report(&log, "");
+    let all = table(&report, "Instructions to change text");
+    assert_eq!(
+        row(all, "static-key"),
+        ["10", "20", "30", "3000", "4500", "1.5000"]
+    );
+    assert_eq!(row(all, "old"), ["-", "-", "-", "3", "3", "1"]);
+    let title = "Instructions to change text, for each operation, batch and site";
+    let each = table(&report, title);
+    assert_eq!(
+        row(each, "static-key"),
+        ["300", "450", "150", "225", "100", "150"]
+    );
+    let figure = figure(&report, "change of text, static-key, sealed / unsealed");
+    assert_eq!(figure.verdict, Verdict::Within);
+}
+
+#[test]
 fn the_instructions_of_a_seal_are_told_apart() {
     let report = report(&sealed("bench-sealed", 600, 100), "");
     let spent = table(&report, "Where the instructions of a seal go");
