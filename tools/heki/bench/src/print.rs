@@ -117,10 +117,11 @@ fn rst(report: &Report) -> String {
     out
 }
 
-/// For a page of a repository: the figures that have a bar.
+/// For a page of a repository: the figures that have a bar, and those that have no value.
 pub(crate) fn markdown(report: &Report) -> String {
     let mut out = String::from("| figure | value | at most | |\n|---|---|---|---|\n");
-    for figure in report.figures.iter().filter(|figure| figure.bar.is_some()) {
+    let shown = |figure: &&Figure| figure.bar.is_some() || figure.value.is_none();
+    for figure in report.figures.iter().filter(shown) {
         let number = |value: Option<f64>| value.map_or("-".to_owned(), text);
         let _ = writeln!(
             out,

@@ -318,6 +318,23 @@ fn a_change_of_text_is_told_by_operation_batch_and_site() {
 }
 
 #[test]
+fn what_has_no_value_is_shown_as_such() {
+    let report = report_on(Leg::Qemu, LOG, LOOKUPS);
+    let markdown = print::markdown(&report);
+    for name in ["module load and unload", "instructions, sealed / unsealed"] {
+        assert!(markdown.contains(&format!("| {name} | - | ")));
+    }
+    let lacking = report
+        .figures
+        .iter()
+        .filter(|figure| figure.value.is_none());
+    assert_eq!(
+        markdown.matches("| not measured |").count(),
+        lacking.count()
+    );
+}
+
+#[test]
 fn the_instructions_of_a_seal_are_told_apart() {
     let report = report(&sealed("bench-sealed", 600, 100), "");
     let spent = table(&report, "Where the instructions of a seal go");
