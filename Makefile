@@ -15,7 +15,7 @@ help:
 	@echo
 	@echo 'make attack          every attack on both emulators, and the table of what came of them'
 	@echo 'make test-debug      the suites on a host with KASAN, lockdep, kmemleak and the like (SVM)'
-	@echo 'make bench           what a seal costs: exits, instructions, page tables, memory'
+	@echo 'make bench           what a seal costs: exits, instructions, page tables, memory; on Bochs into README, too'
 	@echo
 	@echo 'make check-tools     each tool with its version and how to get it'
 	@echo 'make setup           install what is missing (Debian packages need root or sudo)'

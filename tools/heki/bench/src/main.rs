@@ -8,9 +8,9 @@
 //!
 //! Each LOG is what a boot of the host and its guests printed, LOOKUPS what the benchmark of the permission
 //! map did; under `bochs` a tick of the guests' clock is an instruction. Prints the figures, each with its bar,
-//! and writes them to DIR as JSON, Markdown and a plot, and into each PAGE. A figure that misses its bar is
-//! no error; one without data is. [`log`] and [`lookup`] read, [`figures`], [`loops`] and [`seal`] judge,
-//! [`print`] writes. Locks: none.
+//! and writes them to DIR as JSON, Markdown and a plot named by the leg, and into each PAGE; there may be none.
+//! A figure that misses its bar is no error; one without data is. [`log`] and [`lookup`] read, [`figures`],
+//! [`loops`] and [`seal`] judge, [`print`] writes. Locks: none.
 
 #![forbid(unsafe_code)]
 
@@ -74,6 +74,7 @@ fn show(
     leg: &str,
     versions: &[&str],
 ) -> Result<(), String> {
+    let files = format!("figures-on-{leg}");
     let leg = Leg::parse(leg).ok_or(USAGE)?;
     let texts: Result<Vec<_>, _> = logs.split(',').map(read).collect();
     let log = Log::parse(&texts?.join("\n"));
@@ -83,14 +84,14 @@ fn show(
     let report = Report::new(&log, &lookups, leg, versions.collect());
     print!("{}", print::plain(&report));
     let json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
-    for (name, text) in [
-        ("figures.json", json + "\n"),
-        ("figures.md", print::markdown(&report)),
-        ("figures.svg", print::svg(&report)),
+    for (kind, text) in [
+        ("json", json + "\n"),
+        ("md", print::markdown(&report)),
+        ("svg", print::svg(&report)),
     ] {
-        write(&Path::new(dir).join(name), &text)?;
+        write(&Path::new(dir).join(format!("{files}.{kind}")), &text)?;
     }
-    for page in pages.split(',') {
+    for page in pages.split(',').filter(|page| !page.is_empty()) {
         let filled = print::fill(&report, &read(page)?);
         let filled = filled.ok_or(format!("{page}: no place for the figures"))?;
         write(Path::new(page), &filled)?;
