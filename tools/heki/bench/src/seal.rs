@@ -23,6 +23,18 @@ use crate::loops::Guests;
 const PAGE_BYTES: u64 = 4096;
 /// An entry of the VMM's profile is an offset, of all its kinds.
 const PROFILE_ENTRY_BYTES: u64 = 4;
+/// What Heki v2 keeps at least of each page: an entry of an XArray.
+const V2_PAGE_BYTES: u64 = 8;
+/// What a sealed VM has memory of the host for.
+const MEMORY: [&str; 7] = [
+    "fixed",
+    "registers",
+    "map",
+    "sites",
+    "probes",
+    "profile",
+    "learned",
+];
 
 /// Guests that seal themselves, but for one, by what they are of.
 pub(crate) struct Seals<'a> {
@@ -97,9 +109,12 @@ impl<'a> Seals<'a> {
         row("EPT or NPT violations to map all memory again", &faults);
         if leg.counts_instructions() {
             row("instructions, module load included", &busy);
+            row("of them the guest's", &|guest| {
+                busy(guest)?.checked_sub(guest.seal("host")?)
+            });
             row("of them the host's", &|guest| guest.seal("host"));
-            row("of these the SEAL's", &|guest| guest.seal("call"));
-            row("of these for each site", &|guest| {
+            row("of the host's the SEAL's", &|guest| guest.seal("call"));
+            row("of the SEAL's for each site", &|guest| {
                 for_each_site(guest).map(|each| each as u64)
             });
             row("ticks waited beside", &|guest| guest.seal("idle"));
@@ -109,7 +124,7 @@ impl<'a> Seals<'a> {
     }
 
     pub(crate) fn memory(&self, guests: &Guests<'_>, report: &mut Report) {
-        let of = |what: &str| self.usual.statistic("sealed", &format!("memory_{what}"));
+        let of = |what: &str| memory(self.usual, what);
         let entries = |what| match what {
             "map" => ranges(self.usual),
             "sites" => sites(self.usual),
@@ -123,23 +138,21 @@ impl<'a> Seals<'a> {
                 .rows
                 .push(vec![what.to_owned(), cell(entries), cell(bytes)]);
         };
-        let all = [
-            "fixed",
-            "registers",
-            "map",
-            "sites",
-            "probes",
-            "profile",
-            "learned",
-        ];
-        for what in all {
+        for what in MEMORY {
             row(what, entries(what), of(what));
         }
-        let sum: Option<u64> = all.iter().map(|what| of(what)).sum();
+        let sum = memory_sum(self.usual);
         row("all", None, sum);
         let tables = lost(guests.open, self.usual);
         let bytes = tables.map(|nr| nr.saturating_mul(PAGE_BYTES));
         row("small-page tables, beside", tables, bytes);
+        let pages = self.usual.number("touch", "first", "pages");
+        let bytes = pages.map(|nr| nr.saturating_mul(V2_PAGE_BYTES));
+        row(
+            "for comparison, Heki v2: its value for each page",
+            pages,
+            bytes,
+        );
         report.tables.push(table);
 
         let each = ratio(of("map"), ranges(self.usual));
@@ -161,6 +174,9 @@ impl<'a> Seals<'a> {
             cell(entries("profile")),
         );
         report.figures.push(figure.with(remark));
+        let value = ratio(memory_sum(self.largest), sum);
+        let name = "bytes for a sealed VM, 4 GiB / 256 MiB";
+        report.figures.push(Figure::new(name, value, Some(1.0)));
     }
 
     /// Where the instructions of the seal go, and what they are of the boot.
@@ -261,6 +277,16 @@ fn ranges(guest: &Guest) -> Option<u64> {
 /// Places in text that a seal knows and that may change.
 fn sites(guest: &Guest) -> Option<u64> {
     guest.statistic("sealed", "sites")
+}
+
+/// Bytes of the host for a part of a seal.
+fn memory(guest: &Guest, what: &str) -> Option<u64> {
+    guest.statistic("sealed", &format!("memory_{what}"))
+}
+
+/// Bytes of all of them.
+fn memory_sum(guest: &Guest) -> Option<u64> {
+    MEMORY.iter().map(|what| memory(guest, what)).sum()
 }
 
 /// Ticks of the SEAL in the host, by sites.

@@ -276,7 +276,10 @@ fn a_seal_is_held_against_memory_and_sites() {
         ["100", "120", "100", "100"]
     );
     assert_eq!(row(seal, "KiB in them"), ["640"; 4]);
-    assert_eq!(row(seal, "of these for each site"), ["6", "8", "6", "6"]);
+    assert_eq!(
+        row(seal, "of the SEAL's for each site"),
+        ["6", "8", "6", "6"]
+    );
     // 1024 + 512 + 360 + 3200 + 0 + 4000 + 0.
     let all = figure(&report, "KiB for a sealed VM, all");
     assert_eq!(all.value, Some(9096.0 / 1024.0));
@@ -284,6 +287,9 @@ fn a_seal_is_held_against_memory_and_sites() {
         all.remark,
         "100 sites of 32 bytes; 1000 addresses in the VMM's profile, of 4"
     );
+    let name = "bytes for a sealed VM, 4 GiB / 256 MiB";
+    assert_eq!(of(name), (Some(1.0), Within));
+    assert_eq!(row(seal, "of them the guest's"), ["300"; 4]);
 }
 
 #[test]
