@@ -67,18 +67,18 @@ pub(crate) fn settle_clock() -> Result {
 }
 
 /// Waits until memory is at rest, with no module on its way in or out, and returns what it then holds, and keeps it
-/// that way.
-pub(crate) fn settle() -> Result<(Sections, Still)> {
+/// that way. `before` is what it held at an earlier look.
+pub(crate) fn settle(mut before: Sections) -> Result<(Sections, Still)> {
     for _ in 0..MAX_STEPS {
-        ffi::quiesce();
-        let before = sections::scan()?;
-        fsleep(STEP);
         ffi::quiesce();
         let still = Still::new();
         let now = sections::scan()?;
         if ffi::modules_settled() && now == before {
             return Ok((now, still));
         }
+        drop(still);
+        before = now;
+        fsleep(STEP);
     }
     pr_err!("modules or kernel text change all the time; not sealed, try again later\n");
     Err(EAGAIN)

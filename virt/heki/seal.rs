@@ -79,7 +79,8 @@ pub(crate) fn load(require: &[u8], bpf: &[u8]) -> Result {
     let query = ask_host()?;
     let plan = Plan::new(&query)?;
     plan.check(required)?;
-    build(&plan, &sections::scan()?, &query)?;
+    let before = sections::scan()?;
+    build(&plan, &before, &query)?;
 
     let compiler = bpf.apply()?;
     let hooks = if plan.patch != 0 {
@@ -89,7 +90,7 @@ pub(crate) fn load(require: &[u8], bpf: &[u8]) -> Result {
         None
     };
     let blocked = Blocked::new(plan.patch == 0)?;
-    let sections = seal(&plan, &query, hooks)?;
+    let sections = seal(&plan, &query, hooks, before)?;
 
     let plan = plan.confirmed(&hypercall::query().unwrap_or_else(|_| abi::Query::new_zeroed()));
     report::sealed(&plan, &sections);
@@ -101,9 +102,15 @@ pub(crate) fn load(require: &[u8], bpf: &[u8]) -> Result {
     Ok(())
 }
 
-/// Asks for the seal while nobody changes text; from then on `hooks` see every change.
-fn seal(plan: &Plan, query: &abi::Query, hooks: Option<Hooks>) -> Result<Sections> {
-    let (sections, still) = lifecycle::settle()?;
+/// Asks for the seal while nobody changes text, nor is anything else than at the look `before`; from then on `hooks` see
+/// every change.
+fn seal(
+    plan: &Plan,
+    query: &abi::Query,
+    hooks: Option<Hooks>,
+    before: Sections,
+) -> Result<Sections> {
+    let (sections, still) = lifecycle::settle(before)?;
     if plan.patch != 0 {
         lifecycle::refuse_traced(&still)?;
     }
