@@ -88,7 +88,8 @@ impl Areas {
 
     /// Whether the guest froze the key, or the trampoline, at `va`.
     pub fn is_frozen(&self, va: u64) -> bool {
-        self.frozen.contains(&Some(va))
+        let mut keys = self.frozen.iter().map_while(|key| *key);
+        keys.any(|key| key == va)
     }
 
     /// Whether `va` is the first address of the area of `kind`.

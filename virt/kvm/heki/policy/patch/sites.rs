@@ -326,10 +326,15 @@ fn site(va: u64, len: u8, key: u64, rule: Rule, env: &Env<'_>, text: &impl Text)
 fn jump_label_len(va: u64, target: u64, text: &impl Text) -> Option<u8> {
     let fits = |insn| insn == Insn::Nop || insn == Insn::Jump(target);
     let is_label = |bytes: &[u8]| Insn::decode(va, bytes).is_some_and(fits);
-    if is_label(&read::<2>(text, va)?) {
+    // The last label of a piece of text may have no five bytes.
+    let Some(bytes) = read::<5>(text, va) else {
+        return is_label(&read::<2>(text, va)?).then_some(2);
+    };
+    let [first, second, ..] = bytes;
+    if is_label(&[first, second]) {
         Some(2)
     } else {
-        is_label(&read::<5>(text, va)?).then_some(5)
+        is_label(&bytes).then_some(5)
     }
 }
 
