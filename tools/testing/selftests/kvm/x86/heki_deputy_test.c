@@ -403,6 +403,55 @@ HEKI_TEST(smm, does_not_save_it_in_sealed_memory)
 	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
 }
 
+static void put_smm_write(struct heki_vm *h, u64 nr)
+{
+	struct {
+		u8 insn[4];	/* movl $value, gpa */
+		u32 gpa;
+		u32 value;
+		u8 rsm[2];
+	} __packed code = {
+		.insn = { 0x66, 0x67, 0xc7, 0x05 },
+		.gpa = HEKI_PAGE(nr),
+		.value = (u32)HEKI_ATTACK,
+		.rsm = { 0x0f, 0xaa },
+	};
+
+	memcpy(heki_hva(h, SMBASE + 0x8000), &code, sizeof(code));
+}
+
+/* Runs SMM while only it has a slot for the memory; returns the exit. */
+static u32 run_smm_alone(struct heki_vm *h)
+{
+	u64 len = HEKI_TEST_PAGES * PAGE_SIZE;
+
+	vm_set_user_memory_region(h->vm, HEKI_TEST_SLOT, 0, HEKI_TEST_GPA, 0, NULL);
+	inject_smi(h->vcpu[0]);
+	heki_prepare_call(h->vcpu[0], guest_read, (u64[HEKI_NR_ARGS]){ (u64)guest_read });
+	vcpu_run(h->vcpu[0]);
+	vm_set_user_memory_region(h->vm, HEKI_TEST_SLOT, 0, HEKI_TEST_GPA, len,
+				  heki_hva(h, HEKI_TEST_GPA));
+	return h->vcpu[0]->run->exit_reason;
+}
+
+/* What is sealed does not become SMRAM when its slot is away. */
+HEKI_TEST(smm, writes_no_sealed_page_that_only_it_has)
+{
+	struct heki_vm *h = &self->h;
+
+	put_smm_write(h, TARGET);
+	heki_calm_page(h, TARGET);
+	EXPECT_EQ(KVM_EXIT_IO, run_smm_alone(h));
+	EXPECT_EQ(0, heki_finish_call(h->vcpu[0]));
+	EXPECT_FALSE(heki_page_is_calm(h, TARGET));
+
+	heki_calm_page(h, TARGET);
+	heki_seal_page(h, TARGET);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, run_smm_alone(h));
+	EXPECT_TRUE(heki_page_is_calm(h, TARGET));
+	EXPECT_EQ(1, vcpu_get_stat(h->vcpu[0], heki_denied_write));
+}
+
 /*
  * Accessed and dirty bits, which the emulator sets in the guest's page tables
  */
