@@ -8,6 +8,7 @@
  * code and data lie in small pages of another memslot.
  */
 #include "kvm_test_harness.h"
+#include "smm.h"
 #include "heki.h"
 
 #define FRAME(nr)	((nr) * 512)	/* first page of a 2 MiB frame */
@@ -322,6 +323,33 @@ HEKI_TEST(list, a_listed_page_in_a_frame)
 	EXPECT_TRUE(cannot_run(h, 1));
 	EXPECT_TRUE(is_sealed(h, nr));
 	EXPECT_TRUE(is_writable(h, nr + 1));
+	EXPECT_EQ(0, large_pages(h, self->large));
+}
+
+#define SMM_SLOT	(1 << 16 | HEKI_TEST_SLOT)
+
+static void run_smm(struct heki_vm *h)
+{
+	inject_smi(h->vcpu[0]);
+	heki_query(h);
+}
+
+/* Rights end where those of the normal address space do, SMRAM where it likes. */
+HEKI_TEST(level, smm_has_small_pages)
+{
+	static const u8 rsm[] = { 0x0f, 0xaa };
+	struct heki_vm *h = &self->h;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	vm_set_user_memory_region(h->vm, SMM_SLOT, 0, HEKI_TEST_GPA, HEKI_TEST_PAGES * PAGE_SIZE,
+				  heki_hva(h, HEKI_TEST_GPA));
+	vcpu_set_msr(h->vcpu[0], MSR_IA32_SMBASE, HEKI_PAGE(FRAME(1)));
+	memcpy(heki_hva(h, HEKI_PAGE(FRAME(1)) + 0x8000), rsm, sizeof(rsm));
+	run_smm(h);
+	EXPECT_EQ(1, large_pages(h, self->large));
+	seal_range(h, FRAME(3), 1);
+	run_smm(h);
 	EXPECT_EQ(0, large_pages(h, self->large));
 }
 
