@@ -74,7 +74,7 @@ pub(crate) fn settle(mut before: Sections) -> Result<(Sections, Still)> {
         let still = Still::new();
         let now = sections::scan()?;
         if ffi::modules_settled() && now == before {
-            return Ok((now, still));
+            return Ok((now.with_pool()?, still));
         }
         drop(still);
         before = now;

@@ -44,6 +44,22 @@ struct Area {
     rodata: u32,
 }
 
+impl Sections {
+    /// The same with the pool told from the text of modules, which shares large pages with it: what holds nothing but
+    /// INT3 may become something else later. Reads all of that text.
+    pub(crate) fn with_pool(self) -> Result<Self> {
+        let mut spans = KVec::new();
+        for span in self.spans.iter() {
+            if span.kind == abi::HEKI_KIND_MODULE_TEXT {
+                add_pages(&mut spans, span)?;
+            } else {
+                add(&mut spans, *span)?;
+            }
+        }
+        Ok(Self { spans, ..self })
+    }
+}
+
 /// Looks at all areas. May sleep.
 pub(crate) fn scan() -> Result<Sections> {
     let at = ffi::areas();
@@ -102,11 +118,7 @@ fn scan_area(area: &Area, idt: u64, spans: &mut KVec<Span>) -> Result<u64> {
                 exec: leaf.executable,
                 kind: kind(area, &leaf, idt),
             };
-            if span.kind == abi::HEKI_KIND_MODULE_TEXT {
-                add_pages(spans, &span)?;
-            } else {
-                add(spans, span)?;
-            }
+            add(spans, span)?;
         }
         // An entry starts at a multiple of its size; the last one may end where addresses do.
         addr = match (addr & !(leaf.size - 1)).checked_add(leaf.size) {
@@ -117,8 +129,6 @@ fn scan_area(area: &Area, idt: u64, spans: &mut KVec<Span>) -> Result<u64> {
     Ok(writable_text)
 }
 
-/// Text of modules shares large pages with the rest of the pool that it comes from: what holds nothing but INT3
-/// may become something else later.
 fn add_pages(spans: &mut KVec<Span>, text: &Span) -> Result {
     let page = PAGE_SIZE as u64;
     for offset in (0..text.bytes()).step_by(PAGE_SIZE) {
