@@ -371,12 +371,12 @@ fn callee(insn: Insn, env: &Env<'_>) -> u64 {
 /// Where in `chunk`, text that starts at a multiple of four bytes, trampolines of static calls may
 /// begin, in bytes.
 pub fn trampolines_in(chunk: &[u8]) -> impl Iterator<Item = usize> + '_ {
-    let looks_like_one = |bytes: &[u8]| bytes.ends_with(&TRAMPOLINE_UD);
-    chunk
-        .windows(TRAMPOLINE_BYTES)
-        .step_by(TRAMPOLINE_ALIGNMENT)
+    // It ends where the word after the one does in which it begins.
+    let ends_one = |word: &[u8]| word.ends_with(&TRAMPOLINE_UD);
+    let second_words = chunk.chunks_exact(TRAMPOLINE_ALIGNMENT).skip(1);
+    second_words
         .enumerate()
-        .filter(move |(_, bytes)| looks_like_one(bytes))
+        .filter(move |(_, word)| ends_one(word))
         .map(|(index, _)| index.saturating_mul(TRAMPOLINE_ALIGNMENT))
 }
 
