@@ -1294,27 +1294,41 @@ FIXTURE(rsm) {
 };
 
 FIXTURE_VARIANT(rsm) {
-	u32 reg;	/* whose base is changed meanwhile; of LDTR the selector */
+	u32 reg;	/* of which one part is changed meanwhile */
+	u32 part;	/* 0 base, of LDTR the selector; 1 limit; 2 selector */
 	u32 saved;	/* where in SMRAM it is saved */
+	u64 flip;	/* the bits of it */
 };
 
 #define SAVE_AREA	0xfe00		/* of SMRAM: struct kvm_smram_state_64 */
-#define SAVED_BASE	8		/* of a segment in it */
+#define SAVED_GDTR	0x60
+#define SAVED_LDTR	0x70
+#define SAVED_IDTR	0x80
+#define SAVED_TR	0x90
+#define SAVED_LIMIT	4		/* of a segment in it, which begins with the selector */
+#define SAVED_BASE	8
 #define SAVED_EFER	0xd0
 #define SAVED_CR4	0x148
 #define SAVED_CR0	0x158
 #define OTHER_LDT	0x28
 
-FIXTURE_VARIANT_ADD(rsm, gdtr) { .reg = HEKI_REG_GDTR, .saved = 0x60 + SAVED_BASE };
-FIXTURE_VARIANT_ADD(rsm, ldtr) { .reg = HEKI_REG_LDTR, .saved = 0x70 };
-FIXTURE_VARIANT_ADD(rsm, idtr) { .reg = HEKI_REG_IDTR, .saved = 0x80 + SAVED_BASE };
-FIXTURE_VARIANT_ADD(rsm, tr) { .reg = HEKI_REG_TR, .saved = 0x90 + SAVED_BASE };
+#define PART_TO_SAVE(_name, _reg, _part, _saved, _flip)	\
+	FIXTURE_VARIANT_ADD(rsm, _name) { .reg = _reg, .part = _part, .saved = _saved, .flip = _flip }
+
+PART_TO_SAVE(gdtr, HEKI_REG_GDTR, 0, SAVED_GDTR + SAVED_BASE, HEKI_TEST_GPA);
+PART_TO_SAVE(gdtr_limit, HEKI_REG_GDTR, 1, SAVED_GDTR + SAVED_LIMIT, 0x10);
+PART_TO_SAVE(ldtr, HEKI_REG_LDTR, 0, SAVED_LDTR, OTHER_LDT);
+PART_TO_SAVE(idtr, HEKI_REG_IDTR, 0, SAVED_IDTR + SAVED_BASE, HEKI_TEST_GPA);
+PART_TO_SAVE(idtr_limit, HEKI_REG_IDTR, 1, SAVED_IDTR + SAVED_LIMIT, 0x10);
+PART_TO_SAVE(tr, HEKI_REG_TR, 0, SAVED_TR + SAVED_BASE, HEKI_TEST_GPA);
+PART_TO_SAVE(tr_limit, HEKI_REG_TR, 1, SAVED_TR + SAVED_LIMIT, 0x80);
+PART_TO_SAVE(tr_selector, HEKI_REG_TR, 2, SAVED_TR, 0x20);
 
 FIXTURE_SETUP(rsm)
 {
 	struct heki_vm *h = &self->h;
 
-	heki_vm_create(h, 1);
+	heki_vm_create(h, NR_VCPUS);
 	if (!kvm_has_cap(KVM_CAP_X86_SMM))
 		SKIP(return, "KVM without CONFIG_KVM_SMM");
 	if (!(heki_query(h).available & HEKI_PROT_DT))
@@ -1327,55 +1341,65 @@ FIXTURE_TEARDOWN(rsm)
 	heki_vm_free(&self->h);
 }
 
-static u64 table_of(struct kvm_vcpu *vcpu, u32 reg)
+static u64 table_of(struct kvm_vcpu *vcpu, u32 reg, u32 part)
 {
 	struct kvm_sregs sregs;
 
 	vcpu_sregs_get(vcpu, &sregs);
 	switch (reg) {
 	case HEKI_REG_IDTR:
-		return sregs.idt.base;
+		return part ? sregs.idt.limit : sregs.idt.base;
 	case HEKI_REG_GDTR:
-		return sregs.gdt.base;
+		return part ? sregs.gdt.limit : sregs.gdt.base;
 	case HEKI_REG_LDTR:
 		return sregs.ldt.selector;
 	default:
-		return sregs.tr.base;
+		return part == 2 ? sregs.tr.selector : part ? sregs.tr.limit : sregs.tr.base;
 	}
 }
 
-/* An SMI, whose handler, or who can write SMRAM, flips bits of what is saved. */
-static void run_smi(struct __test_metadata *_metadata, struct heki_vm *h, u32 saved, u64 flip)
+/* An SMI, until its handler is at the port. */
+static void begin_smi(struct __test_metadata *_metadata, struct heki_vm *h)
 {
 	heki_prepare_call(h->vcpu[0], guest_get_cr0, (u64[HEKI_NR_ARGS]){});
 	inject_smi(h->vcpu[0]);
 	vcpu_run(h->vcpu[0]);
 	ASSERT_EQ(KVM_EXIT_IO, h->vcpu[0]->run->exit_reason);
 	ASSERT_EQ(HEKI_USER_PORT, h->vcpu[0]->run->io.port);
+}
+
+/* Its handler, or who can write SMRAM, flips bits of what is saved. */
+static void end_smi(struct heki_vm *h, u32 saved, u64 flip)
+{
 	*(u64 *)heki_hva(h, SMRAM_GPA + SAVE_AREA + saved) ^= flip;
 	vcpu_run(h->vcpu[0]);
+}
+
+static void run_smi(struct __test_metadata *_metadata, struct heki_vm *h, u32 saved, u64 flip)
+{
+	begin_smi(_metadata, h);
+	end_smi(h, saved, flip);
 }
 
 HEKI_TEST(rsm, gives_back_pinned_tables)
 {
 	struct kvm_vcpu *vcpu = self->h.vcpu[0];
-	u64 before = table_of(vcpu, variant->reg);
-	u64 flip = variant->reg == HEKI_REG_LDTR ? OTHER_LDT : HEKI_TEST_GPA;
+	u64 before = table_of(vcpu, variant->reg, variant->part);
 
 	/* Unsealed they change: the guest uses none of them before it is back at its port. */
-	run_smi(_metadata, &self->h, variant->saved, flip);
+	run_smi(_metadata, &self->h, variant->saved, variant->flip);
 	heki_finish_call(vcpu);
-	EXPECT_EQ(before ^ flip, table_of(vcpu, variant->reg));
-	run_smi(_metadata, &self->h, variant->saved, flip);
+	EXPECT_EQ(before ^ variant->flip, table_of(vcpu, variant->reg, variant->part));
+	run_smi(_metadata, &self->h, variant->saved, variant->flip);
 	heki_finish_call(vcpu);
-	EXPECT_EQ(before, table_of(vcpu, variant->reg));
+	EXPECT_EQ(before, table_of(vcpu, variant->reg, variant->part));
 
 	heki_add_tables(heki_begin_request(&self->h, 0), variant->reg);
 	heki_seal(&self->h);
 	run_smi(_metadata, &self->h, variant->saved, 0);
 	heki_finish_call(vcpu);
 	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_msr));
-	run_smi(_metadata, &self->h, variant->saved, flip);
+	run_smi(_metadata, &self->h, variant->saved, variant->flip);
 	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
 }
