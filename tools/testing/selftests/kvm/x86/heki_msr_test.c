@@ -821,11 +821,6 @@ static u64 guest_fep_lgdt(u64 *arg)
 }
 
 /* arg[0]: selector */
-static u64 guest_lldt(u64 *arg)
-{
-	return kvm_asm_safe("lldt %w[ldt]", [ldt]"r"((u32)arg[0]));
-}
-
 static u64 guest_fep_lldt(u64 *arg)
 {
 	return kvm_asm_safe_fep("lldt %w[ldt]", [ldt]"r"((u32)arg[0]));

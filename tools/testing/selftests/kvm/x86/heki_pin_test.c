@@ -768,6 +768,7 @@ HEKI_TEST(starts, a_vcpu_keeps_its_msrs)
 #define TSS		HEKI_PAGE(2)
 #define TSS_SELECTOR	0x28
 #define TSS_SELECTOR_2	0x38
+#define LDT_SELECTOR	0x48
 #define TSS_LIMIT	0x67
 
 /* Any GDT until it has loaded TR, then one more. */
@@ -1404,6 +1405,56 @@ HEKI_TEST(rsm, gives_back_pinned_tables)
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
 }
 
+/* Has the guest load what is not pinned. */
+static u64 load_another(struct heki_vm *h, struct kvm_vcpu *vcpu, u32 reg)
+{
+	heki_put_descriptor(h, TSS_SELECTOR, HEKI_DESC_TSS, TSS, TSS_LIMIT);
+	heki_put_descriptor(h, LDT_SELECTOR, HEKI_DESC_LDT, TSS, TSS_LIMIT);
+	switch (reg) {
+	case HEKI_REG_IDTR:
+		return heki_call(vcpu, guest_lidt, OTHER_IDT, PAGE_SIZE - 1);
+	case HEKI_REG_GDTR:
+		return heki_call(vcpu, guest_lgdt, OTHER_GDT, PAGE_SIZE - 1);
+	case HEKI_REG_LDTR:
+		return heki_call(vcpu, guest_lldt, LDT_SELECTOR);
+	default:
+		return heki_call(vcpu, guest_ltr, TSS_SELECTOR);
+	}
+}
+
+/* Another vCPU seals the VM while this one is in SMM. */
+static void pin_tables_in_smi(struct __test_metadata *_metadata, struct heki_vm *h, u32 reg)
+{
+	begin_smi(_metadata, h);
+	heki_add_tables(heki_begin_request(h, 0), reg);
+	ASSERT_EQ(0, heki_send(h, h->vcpu[1]));
+}
+
+HEKI_TEST(rsm, meets_a_seal)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	u64 before = table_of(vcpu, variant->reg, variant->part);
+
+	pin_tables_in_smi(_metadata, &self->h, variant->reg);
+	end_smi(&self->h, variant->saved, 0);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_msr));
+	EXPECT_EQ(GP_VECTOR, load_another(&self->h, vcpu, variant->reg));
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
+	EXPECT_EQ(before, table_of(vcpu, variant->reg, variant->part));
+}
+
+/* What the SMI found was not pinned then; it is now. */
+HEKI_TEST(rsm, gives_back_tables_that_a_seal_met)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	pin_tables_in_smi(_metadata, &self->h, variant->reg);
+	end_smi(&self->h, variant->saved, variant->flip);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
 /* Forced in hardware they hold in any case; the change is no less an attack. */
 static void expect_no_other_cr(struct __test_metadata *_metadata, struct heki_vm *h, u32 reg, u64 bit,
 			       u32 saved)
@@ -1441,6 +1492,57 @@ HEKI_TEST(pins, rsm_gives_back_cr4)
 	expect_no_other_cr(_metadata, &self->h, HEKI_REG_CR4, X86_CR4_SMEP, SAVED_CR4);
 }
 
+/* The same of one that another vCPU pins while this one is in SMM, where the handler clears WP. */
+static void expect_cr_of_a_seal(struct __test_metadata *_metadata, struct heki_vm *h, u32 reg, u64 bit,
+				u32 saved, u64 flip)
+{
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	int i;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	if (is_misread(vcpu, reg))
+		SKIP(return, MISREAD);
+	setup_smram(h->vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	for (i = 0; i < NR_VCPUS; i++)
+		set_bits(h->vcpu[i], reg, bit);
+	begin_smi(_metadata, h);
+	heki_add_pin(heki_begin_request(h, 0), reg, bit);
+	ASSERT_EQ(0, heki_send(h, h->vcpu[1]));
+	end_smi(h, saved, flip);
+	if (flip) {
+		EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+		EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_cr));
+		return;
+	}
+	heki_finish_call(vcpu);
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_cr));
+	EXPECT_TRUE(is_pinned(vcpu, reg, bit));
+	clear_from_user_space(vcpu, reg, bit);
+	EXPECT_EQ(0, get_cr(vcpu, reg) & bit);
+	EXPECT_TRUE(reg == HEKI_REG_CR0 ? wp_is_in_force(vcpu) : smep_is_in_force(vcpu));
+}
+
+HEKI_TEST(pins, cr0_holds_after_an_smi_that_met_the_seal)
+{
+	expect_cr_of_a_seal(_metadata, &self->h, HEKI_REG_CR0, X86_CR0_WP, SAVED_CR0, 0);
+}
+
+HEKI_TEST(pins, cr4_holds_after_an_smi_that_met_the_seal)
+{
+	expect_cr_of_a_seal(_metadata, &self->h, HEKI_REG_CR4, X86_CR4_SMEP, SAVED_CR4, 0);
+}
+
+HEKI_TEST(pins, rsm_gives_back_cr0_that_a_seal_met)
+{
+	expect_cr_of_a_seal(_metadata, &self->h, HEKI_REG_CR0, X86_CR0_WP, SAVED_CR0, X86_CR0_WP);
+}
+
+HEKI_TEST(pins, rsm_gives_back_cr4_that_a_seal_met)
+{
+	expect_cr_of_a_seal(_metadata, &self->h, HEKI_REG_CR4, X86_CR4_SMEP, SAVED_CR4, X86_CR4_SMEP);
+}
+
 /* RSM turns paging on with the pinned EFER or not at all. */
 HEKI_TEST(pins, rsm_gives_back_efer)
 {
@@ -1464,6 +1566,42 @@ HEKI_TEST(pins, rsm_gives_back_efer)
 	EXPECT_EQ(efer, heki_call(vcpu, guest_rdmsr, MSR_EFER));
 	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_msr));
 	run_smi(_metadata, &self->h, SAVED_EFER, EFER_NX);
+	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
+	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
+/* SMM has an EFER of its own, which is zero while another vCPU pins the guest's. */
+HEKI_TEST(pins, efer_holds_after_an_smi_that_met_the_seal)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+	u64 efer;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	setup_smram(self->h.vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	efer = heki_call(vcpu, guest_rdmsr, MSR_EFER);
+	begin_smi(_metadata, &self->h);
+	heki_add_msr(heki_begin_request(&self->h, 0), MSR_EFER, EFER_OF_TRAMPOLINE);
+	ASSERT_EQ(0, heki_send(&self->h, self->h.vcpu[1]));
+	end_smi(&self->h, SAVED_EFER, 0);
+	heki_finish_call(vcpu);
+	EXPECT_EQ(efer, heki_call(vcpu, guest_rdmsr, MSR_EFER));
+	EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_msr));
+	EXPECT_EQ(GP_VECTOR, heki_call(vcpu, guest_wrmsr, MSR_EFER, efer & ~EFER_NX));
+	EXPECT_EQ(efer, heki_call(vcpu, guest_rdmsr, MSR_EFER));
+}
+
+HEKI_TEST(pins, rsm_gives_back_efer_that_a_seal_met)
+{
+	struct kvm_vcpu *vcpu = self->h.vcpu[0];
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	setup_smram(self->h.vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	begin_smi(_metadata, &self->h);
+	heki_add_msr(heki_begin_request(&self->h, 0), MSR_EFER, EFER_OF_TRAMPOLINE);
+	ASSERT_EQ(0, heki_send(&self->h, self->h.vcpu[1]));
+	end_smi(&self->h, SAVED_EFER, EFER_NX);
 	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
 }

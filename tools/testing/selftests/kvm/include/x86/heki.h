@@ -191,6 +191,12 @@ static inline u64 guest_triple_fault(u64 *arg)
 }
 
 /* arg[0]: selector */
+static inline u64 guest_lldt(u64 *arg)
+{
+	return kvm_asm_safe("lldt %w[ldt]", [ldt]"r"((u32)arg[0]));
+}
+
+/* arg[0]: selector */
 static inline u64 guest_ltr(u64 *arg)
 {
 	return kvm_asm_safe("ltr %w[tr]", [tr]"r"((u32)arg[0]));
