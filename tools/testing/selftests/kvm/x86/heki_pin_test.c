@@ -1606,6 +1606,105 @@ HEKI_TEST(pins, rsm_gives_back_efer_that_a_seal_met)
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
 }
 
+/*
+ * The descriptor tables of the firmware itself
+ */
+
+#define SMM_TABLES	(SMRAM_GPA + 0x9000)	/* what LGDT and LIDT read, the latter 8 bytes on */
+#define SMM_GDT		(SMM_TABLES + 0x100)
+#define SMM_IDT		(SMM_TABLES + 0x200)
+#define SMM_LDT		0x08
+#define SMM_TSS		0x10
+
+kvm_static_assert(SMM_TABLES == 0x1009000);
+
+/* Loads all four, the last two in protected mode. */
+static const u8 tables_handler[] = {
+	0x66, 0xbb, 0x00, 0x90, 0x00, 0x01,	/* mov $SMM_TABLES, %ebx */
+	0x67, 0x66, 0x0f, 0x01, 0x13,		/* lgdtl (%ebx) */
+	0x67, 0x66, 0x0f, 0x01, 0x5b, 0x08,	/* lidtl 8(%ebx) */
+	0x0f, 0x20, 0xc0,			/* mov %cr0, %eax */
+	0x0c, X86_CR0_PE,			/* or $X86_CR0_PE, %al */
+	0x0f, 0x22, 0xc0,			/* mov %eax, %cr0 */
+	0xb8, SMM_LDT, 0x00,			/* mov $SMM_LDT, %ax */
+	0x0f, 0x00, 0xd0,			/* lldt %ax */
+	0xb8, SMM_TSS, 0x00,			/* mov $SMM_TSS, %ax */
+	0x0f, 0x00, 0xd8,			/* ltr %ax */
+	0xe6, HEKI_USER_PORT,			/* out %al, $HEKI_USER_PORT */
+	0x0f, 0xaa,				/* rsm */
+};
+
+/* A system descriptor of 32 bits. */
+static u64 descriptor_32(u8 type, u32 base)
+{
+	return TSS_LIMIT | (base & 0xffffffull) << 16 | (0x80ull | type) << 40 |
+	       (u64)(base >> 24) << 56;
+}
+
+/* LTR makes the TSS busy, so each SMI needs it anew. */
+static void put_smm_tables(struct heki_vm *h)
+{
+	const struct {
+		u16 limit;
+		u32 base;
+		u16 unused;
+	} __packed tables[] = {
+		{ .limit = SMM_TSS + 7, .base = SMM_GDT },
+		{ .limit = 7, .base = SMM_IDT },
+	};
+	u64 *gdt = heki_hva(h, SMM_GDT);
+
+	memcpy(heki_hva(h, SMM_TABLES), tables, sizeof(tables));
+	gdt[SMM_LDT / 8] = descriptor_32(HEKI_DESC_LDT, TSS);
+	gdt[SMM_TSS / 8] = descriptor_32(HEKI_DESC_TSS, TSS);
+}
+
+static bool are_same_tables(const struct kvm_sregs *a, const struct kvm_sregs *b)
+{
+	return a->gdt.base == b->gdt.base && a->gdt.limit == b->gdt.limit &&
+	       a->idt.base == b->idt.base && a->idt.limit == b->idt.limit &&
+	       a->ldt.selector == b->ldt.selector && a->tr.selector == b->tr.selector &&
+	       a->tr.base == b->tr.base && a->tr.limit == b->tr.limit;
+}
+
+HEKI_TEST(pins, smm_has_tables_of_its_own)
+{
+	static const u32 regs[] = { HEKI_REG_IDTR, HEKI_REG_GDTR, HEKI_REG_LDTR, HEKI_REG_TR };
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct kvm_sregs before, inside, after;
+	int i, sealed;
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	if (!(heki_query(h).available & HEKI_PROT_DT))
+		SKIP(return, "loads cannot be made to exit on this host");
+	setup_smram(h->vm, vcpu, SMRAM_GPA, tables_handler, sizeof(tables_handler));
+	vcpu_sregs_get(vcpu, &before);
+	for (sealed = 0; sealed <= 1; sealed++) {
+		heki_begin_request(h, 0);
+		for (i = 0; i < ARRAY_SIZE(regs); i++)
+			heki_add_tables(h->request, regs[i]);
+		if (sealed)
+			heki_seal(h);
+		put_smm_tables(h);
+		begin_smi(_metadata, h);
+		vcpu_sregs_get(vcpu, &inside);
+		EXPECT_EQ(SMM_GDT, inside.gdt.base);
+		EXPECT_EQ(SMM_IDT, inside.idt.base);
+		EXPECT_EQ(SMM_LDT, inside.ldt.selector);
+		EXPECT_EQ(SMM_TSS, inside.tr.selector);
+		vcpu_run(vcpu);
+		heki_finish_call(vcpu);
+		vcpu_sregs_get(vcpu, &after);
+		EXPECT_TRUE(are_same_tables(&before, &after));
+		EXPECT_EQ(0, vcpu_get_stat(vcpu, heki_denied_msr));
+	}
+	for (i = 0; i < ARRAY_SIZE(regs); i++)
+		EXPECT_EQ(GP_VECTOR, load_another(h, vcpu, regs[i]));
+	EXPECT_EQ(ARRAY_SIZE(regs), vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
 /* Its memory, which nobody else sees, is not the guest kernel's to list. */
 HEKI_TEST(pins, smm_runs_under_an_allow_list)
 {
