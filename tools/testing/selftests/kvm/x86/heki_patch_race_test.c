@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * One vCPU runs an instruction all the time while another one has it changed:
- * it meets the old one or the new one, whole, and never INT3.
+ * it meets the old one or the new one, whole, and never INT3. So does a vCPU that
+ * comes meanwhile.
  */
 #include <pthread.h>
 
@@ -15,6 +16,7 @@
 #define TABLE		1
 #define KEY		2
 #define PLAIN		3
+#define READ_ONLY	4	/* by its alias */
 #define REQUESTS	8	/* two */
 
 #define TARGET		0x20	/* of the jump label, from the start of the text */
@@ -24,6 +26,7 @@
 #define FLIPS		100
 #define RUNS_PER_FLIP	1000
 #define WAIT_MAX	(1u << 30)
+#define WAIT_MS		100000
 
 static const u8 nop[] = { 0x0f, 0x1f, 0x44, 0x00, 0x00 };
 static const u8 jump[] = { 0xe9, TARGET - 5, 0x00, 0x00, 0x00 };
@@ -64,6 +67,7 @@ static void seal(struct heki_vm *h)
 	heki_add_range(req, HEKI_PAGE(TABLE), PAGE_SIZE, 0, HEKI_KIND_RODATA);
 	heki_ranges(req)[0].va = HEKI_PAGE(TEXT);
 	heki_ranges(req)[1].va = HEKI_PAGE(TABLE);
+	heki_add_pin(req, HEKI_REG_CR0, X86_CR0_WP);
 	heki_areas(req)[req->nr_areas++] = (struct heki_area){
 		.kind = HEKI_AREA_JUMP_TABLE, .va = HEKI_PAGE(TABLE), .len = 16,
 	};
@@ -150,6 +154,7 @@ TEST(no_vcpu_meets_half_an_instruction)
 	pthread_t thread;
 
 	heki_vm_create(&h, NR_VCPUS);
+	heki_guest_enable_cr0(h.vcpu[0], X86_CR0_WP);
 	seal(&h);
 	put_request(&h, first, nop, jump);
 	put_request(&h, second, jump, nop);
@@ -166,6 +171,103 @@ TEST(no_vcpu_meets_half_an_instruction)
 	EXPECT_LE(FLIPS / 2 * RUNS_PER_FLIP, runs[1]);
 	EXPECT_LE(FLIPS / 2 * RUNS_PER_FLIP, runs[2]);
 	heki_vm_free(&h);
+}
+
+/* As guest_flip(), without a pause, until it is told to stop. */
+static u64 guest_flip_on(u64 *arg)
+{
+	volatile u64 *stop = (u64 *)STOP;
+	u64 i, ret = 0;
+
+	let_the_host_in();
+	for (i = 0; !ret && !*stop; i++)
+		ret = kvm_hypercall(KVM_HC_HEKI, HEKI_OP_PATCH, arg[i & 1],
+				    sizeof(struct request), 0);
+	return ret;
+}
+
+/* Runs the function at arg[0], arg[1] times. */
+static u64 guest_run_often(u64 *arg)
+{
+	u64 i, ret;
+
+	let_the_host_in();
+	for (i = 0; i < arg[1]; i++) {
+		ret = ((u64 (*)(void))arg[0])();
+		if (ret != 1 && ret != 2)
+			return ret ?: ~0ull;
+	}
+	return 0;
+}
+
+/* Waits for one more PATCH than @nr; false if there is none. */
+static bool patches_go_on(struct heki_vm *h, u64 nr)
+{
+	int i;
+
+	for (i = 0; i < WAIT_MS; i++) {
+		if (vcpu_get_stat(h->vcpu[0], heki_patch) > nr)
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+/* The page is read-only by the guest's own tables, which the vCPU, without WP of its own, ignores. */
+static bool has_the_pin(struct kvm_vcpu *vcpu)
+{
+	return !(heki_call(vcpu, guest_get_cr0) & X86_CR0_WP) &&
+	       heki_call(vcpu, guest_write, HEKI_ALIAS(READ_ONLY), HEKI_ATTACK) == PF_VECTOR;
+}
+
+FIXTURE(coming) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(coming)
+{
+	heki_vm_create(&self->h, 1);
+}
+
+FIXTURE_TEARDOWN(coming)
+{
+	heki_vm_free(&self->h);
+}
+
+HEKI_TEST(coming, vcpus_meet_whole_instructions_and_have_the_pins)
+{
+	u64 first = HEKI_PAGE(REQUESTS), second = HEKI_PAGE(REQUESTS + 1), nr;
+	struct heki_vm *h = &self->h;
+	pthread_t thread;
+	u32 id;
+
+	*vm_get_pte(h->vm, heki_map_alias(h, READ_ONLY)) &= ~PTE_WRITABLE_MASK(&h->vm->mmu);
+	EXPECT_FALSE(has_the_pin(h->vcpu[0]));
+	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
+	seal(h);
+	put_request(h, first, nop, jump);
+	put_request(h, second, jump, nop);
+
+	heki_prepare_call(h->vcpu[0], guest_flip_on, (u64[HEKI_NR_ARGS]){ first, second });
+	pthread_create(&thread, NULL, run_thread, h->vcpu[0]);
+	for (id = 1; id < HEKI_MAX_VCPUS; id++) {
+		nr = vcpu_get_stat(h->vcpu[0], heki_patch);
+		EXPECT_TRUE(patches_go_on(h, nr));
+		heki_add_vcpu(h, id, 0);
+		EXPECT_EQ(0, heki_call(h->vcpu[id], guest_run_often, HEKI_PAGE(TEXT), RUNS_PER_FLIP));
+		EXPECT_TRUE(has_the_pin(h->vcpu[id]));
+		nr = vcpu_get_stat(h->vcpu[0], heki_patch);
+		EXPECT_TRUE(patches_go_on(h, nr));
+	}
+	heki_poke(h, STOP, 1);
+	pthread_join(thread, NULL);
+	EXPECT_EQ(0, heki_finish_call(h->vcpu[0]));
+
+	/* Nothing of the last change is left on any of them. */
+	for (id = 1; id < HEKI_MAX_VCPUS; id++) {
+		EXPECT_EQ(0, heki_call(h->vcpu[id], guest_run_often, HEKI_PAGE(TEXT), 1));
+		EXPECT_TRUE(has_the_pin(h->vcpu[id]));
+	}
 }
 
 int main(int argc, char *argv[])

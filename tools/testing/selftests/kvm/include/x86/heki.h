@@ -26,7 +26,7 @@
 #include "processor.h"
 #include "test_util.h"
 
-#define HEKI_MAX_VCPUS		3
+#define HEKI_MAX_VCPUS		8
 #define HEKI_NR_ARGS		4
 
 #define HEKI_TEST_SLOT		10
