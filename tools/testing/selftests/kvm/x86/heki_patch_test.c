@@ -775,6 +775,81 @@ HEKI_TEST(patch, bad_requests_are_refused)
 	EXPECT_EQ(0, send_patch(h, &site, 1));
 }
 
+/*
+ * Text that the VMM itself cannot write
+ */
+
+#define SECOND_SLOT	12
+
+static void set_slot(struct heki_vm *h, u32 slot, u32 flags, u64 page, u64 nr)
+{
+	void *hva = heki_hva(h, HEKI_PAGE(page));
+
+	/* KVM takes no other size or flags for a slot that is there. */
+	__vm_set_user_memory_region(h->vm, slot, 0, HEKI_PAGE(page), 0, NULL);
+	vm_set_user_memory_region(h->vm, slot, flags, HEKI_PAGE(page), nr * PAGE_SIZE, hva);
+}
+
+/* Refused, not denied, and no byte of it differs. */
+static bool is_refused(struct heki_vm *h, const struct heki_site *site, u32 nr)
+{
+	u64 refused = vcpu_get_stat(h->vcpu[0], heki_refused);
+	u8 before[TEXT_BYTES], *text = heki_hva(h, VA(TEXT, 0));
+
+	memcpy(before, text, sizeof(before));
+	return send_patch(h, site, nr) == -KVM_EFAULT &&
+	       !memcmp(before, text, sizeof(before)) &&
+	       vcpu_get_stat(h->vcpu[0], heki_refused) == refused + 1 &&
+	       !vcpu_get_stat(h->vcpu[0], heki_denied_patch) &&
+	       !vcpu_get_stat(h->vcpu[0], heki_patched);
+}
+
+HEKI_TEST(patch, a_read_only_slot_is_not_written)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_site site = branch_site(h, 0xe9, VA(TEXT, FLIP), VA(TEXT, FLIP + 0x20));
+
+	set_slot(h, HEKI_TEST_SLOT, KVM_MEM_READONLY, 0, HEKI_TEST_PAGES);
+	EXPECT_TRUE(is_refused(h, &site, 1));
+	set_slot(h, HEKI_TEST_SLOT, 0, 0, HEKI_TEST_PAGES);
+	EXPECT_EQ(0, send_patch(h, &site, 1));
+	EXPECT_TRUE(text_holds(h, &site, true));
+}
+
+/* The first instruction, and the first half of the second, lie where it could. */
+HEKI_TEST(patch, a_slot_that_ends_in_an_instruction_is_not_written)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_site site[] = {
+		branch_site(h, 0xe9, VA(TEXT, FLIP), VA(TEXT, FLIP + 0x20)),
+		branch_site(h, 0xe9, VA(TEXT, ACROSS), VA(TEXT, ELSEWHERE)),
+	};
+
+	set_slot(h, HEKI_TEST_SLOT, 0, 0, 1);
+	/* Nothing is there. */
+	EXPECT_TRUE(is_refused(h, site, ARRAY_SIZE(site)));
+	set_slot(h, SECOND_SLOT, KVM_MEM_READONLY, 1, HEKI_TEST_PAGES - 1);
+	EXPECT_TRUE(is_refused(h, site, ARRAY_SIZE(site)));
+	set_slot(h, SECOND_SLOT, 0, 1, HEKI_TEST_PAGES - 1);
+	EXPECT_EQ(0, send_patch(h, site, ARRAY_SIZE(site)));
+	EXPECT_TRUE(text_holds(h, &site[0], true));
+	EXPECT_TRUE(text_holds(h, &site[1], true));
+}
+
+/* The slot can be written, its memory cannot. */
+HEKI_TEST(patch, a_read_only_mapping_is_not_written)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_site site = branch_site(h, 0xe9, VA(TEXT, FLIP), VA(TEXT, FLIP + 0x20));
+	void *text = heki_hva(h, VA(TEXT, 0));
+
+	ASSERT_EQ(0, mprotect(text, PAGE_SIZE, PROT_READ));
+	EXPECT_TRUE(is_refused(h, &site, 1));
+	ASSERT_EQ(0, mprotect(text, PAGE_SIZE, PROT_READ | PROT_WRITE));
+	EXPECT_EQ(0, send_patch(h, &site, 1));
+	EXPECT_TRUE(text_holds(h, &site, true));
+}
+
 TEST(an_open_vm_changes_its_text_itself)
 {
 	struct heki_site site;
