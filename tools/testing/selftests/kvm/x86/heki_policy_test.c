@@ -1114,6 +1114,33 @@ HEKI_TEST(kexec, a_start_ends_in_a_reset)
 	EXPECT_EQ(-KVM_EPERM, kexec(h, &start, sizeof(start)));
 }
 
+/* The VMM that has no kernel to start, or does not want to, leaves the guest as it was. */
+HEKI_TEST(kexec, a_guest_whose_start_is_refused_goes_on)
+{
+	static const u32 answers[] = { KVM_EPERM, KVM_EINVAL, KVM_E2BIG, KVM_EOPNOTSUPP };
+	struct heki_vm *h = &self->h;
+	struct heki_exit *exit;
+	int i;
+
+	heki_seal_page(h, SEALED);
+	for (i = 0; i < ARRAY_SIZE(answers); i++) {
+		exit = kexec_to_exit(h, &start);
+		EXPECT_EQ(HEKI_OP_KEXEC, exit->op);
+		EXPECT_EQ(HEKI_KEXEC_START, exit->kexec_flags);
+		exit->answer = answers[i];
+		EXPECT_EQ(-(s64)answers[i], go_on(h->vcpu[0])) TH_LOG("answer %u", answers[i]);
+	}
+	EXPECT_EQ(i, vcpu_get_stat(h->vcpu[0], heki_refused));
+	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
+	for (i = 0; i < NR_VCPUS; i++) {
+		EXPECT_TRUE(heki_is_sealed(h, h->vcpu[i], SEALED));
+		EXPECT_TRUE(heki_is_writable(h, h->vcpu[i], OTHER));
+	}
+	/* It may load another one. */
+	kexec_to_exit(h, &part)->answer = 0;
+	EXPECT_EQ(0, go_on(h->vcpu[0]));
+}
+
 /*
  * The pause
  */
