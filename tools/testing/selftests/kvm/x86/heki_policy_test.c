@@ -519,6 +519,86 @@ HEKI_TEST(consent, a_vcpu_that_is_sent_elsewhere_has_no_request)
 	EXPECT_TRUE(is_open(h));
 }
 
+#define MAX_STATE_BYTES	65536
+
+/* Zero or the error. */
+static int get_state(struct heki_vm *h, void *bytes, u64 *len)
+{
+	struct heki_buffer buffer = { .data = (u64)bytes, .len = MAX_STATE_BYTES };
+	int ret = get_attr(h, KVM_DEV_HEKI_STATE, &buffer);
+
+	*len = buffer.len;
+	return ret;
+}
+
+/* What a saved state says of the VM: it begins with that. */
+static u32 saved_life(const void *bytes)
+{
+	const struct heki_saved *header = bytes;
+	const struct heki_record *record = (const void *)(header + 1);
+
+	TEST_ASSERT(header->magic == HEKI_SAVED_MAGIC && record->kind == HEKI_RECORD_LIFE,
+		    "No saved state");
+	return ((const struct heki_life *)(record + 1))->state;
+}
+
+static void copy_memory(struct heki_vm *to, struct heki_vm *from, u32 slot)
+{
+	struct userspace_mem_region *region = memslot2region(from->vm, slot);
+
+	memcpy(memslot2region(to->vm, slot)->host_mem, region->host_mem, region->region.memory_size);
+}
+
+/* Puts vCPU 0 where that of a VM of the same layout is. */
+static void move_vcpu(struct heki_vm *to, struct heki_vm *from)
+{
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+
+	copy_memory(to, from, 0);
+	copy_memory(to, from, HEKI_TEST_SLOT);
+	copy_memory(to, from, HEKI_REQUEST_SLOT);
+	vcpu_sregs_get(from->vcpu[0], &sregs);
+	vcpu_sregs_set(to->vcpu[0], &sregs);
+	vcpu_regs_get(from->vcpu[0], &regs);
+	vcpu_regs_set(to->vcpu[0], &regs);
+}
+
+/* It is not in the state: the vCPU asks again, and the VMM that has the VM now answers. */
+HEKI_TEST(consent, a_request_without_an_answer_is_not_saved)
+{
+	u8 bytes[MAX_STATE_BYTES] __aligned(8);
+	struct heki_vm *h = &self->h, to;
+	struct heki_exit *exit;
+	u64 len;
+
+	exit = send_to_exit(h, h->vcpu[0]);
+	ASSERT_EQ(0, get_state(h, bytes, &len));
+	EXPECT_EQ(HEKI_STATE_OPEN, saved_life(bytes));
+
+	create_vm(&to, NR_VCPUS, &asked);
+	ASSERT_EQ(0, __kvm_device_attr_set(to.device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_STATE,
+					   &(struct heki_buffer){ (u64)bytes, len }));
+	move_vcpu(&to, h);
+	/* With what the first one answers, the second has nothing to do. */
+	exit->answer = 0;
+	vcpu_run(to.vcpu[0]);
+	exit = exit_of(to.vcpu[0]);
+	EXPECT_EQ(HEKI_EXIT_REQUEST, exit->kind);
+	EXPECT_EQ(HEKI_OP_SEAL, exit->op);
+	EXPECT_EQ(KVM_EPERM, exit->answer);
+	vcpu_run_complete_io(to.vcpu[0]);
+	ASSERT_EQ(0, get_state(&to, bytes, &len));
+	EXPECT_EQ(HEKI_STATE_OPEN, saved_life(bytes));
+	EXPECT_EQ(1, vcpu_get_stat(to.vcpu[0], heki_refused));
+	heki_vm_free(&to);
+
+	/* To be saved is not to be answered. */
+	EXPECT_EQ(0, go_on(h->vcpu[0]));
+	ASSERT_EQ(0, get_state(h, bytes, &len));
+	EXPECT_EQ(HEKI_STATE_SEALED, saved_life(bytes));
+}
+
 /* The teardown frees what is left. */
 HEKI_TEST(consent, a_vm_may_end_with_a_request)
 {
