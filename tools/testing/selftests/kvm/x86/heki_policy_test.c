@@ -8,6 +8,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 
+#include "apic.h"
 #include "kvm_test_harness.h"
 #include "heki.h"
 
@@ -1369,6 +1370,67 @@ HEKI_TEST(pause, holds_for_a_vcpu_that_comes_later)
 	EXPECT_EQ(2, exit_of(h->vcpu[2])->vcpu);
 	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
 	EXPECT_EQ(X86_CR0_PG, go_on(h->vcpu[2]) & X86_CR0_PG);
+	EXPECT_EQ(GP_VECTOR, go_on(h->vcpu[0]));
+}
+
+#define WAKE_VECTOR	0x50
+#define WOKEN		(HEKI_PAGE(COUNTER) + 16)
+#define MSI_OF_VCPU_1	(0xfee00000 | 1 << 12)
+
+static void guest_wake(struct ex_regs *regs)
+{
+	WRITE_ONCE(*(u64 *)WOKEN, 1);
+	x2apic_write_reg(APIC_EOI, 0);
+}
+
+static u64 guest_halt(u64 *arg)
+{
+	x2apic_enable();
+	asm volatile("sti; hlt; cli" : : : "memory");
+	return READ_ONCE(*(u64 *)WOKEN);
+}
+
+static void *run_thread(void *vcpu)
+{
+	vcpu_run(vcpu);
+	return NULL;
+}
+
+/* Waits until the vCPU is, or is not, halted in KVM; false if that takes too long. */
+static bool becomes(struct kvm_vcpu *vcpu, bool halted)
+{
+	int i;
+
+	for (i = 0; i < 10000; i++) {
+		if (vcpu_get_stat(vcpu, blocking) == halted)
+			return true;
+		usleep(1000);
+	}
+	return false;
+}
+
+/* It is in KVM_RUN when the VM is paused, and leaves when there is guest code for it to run. */
+HEKI_TEST(pause, a_halted_vcpu_exits_when_it_is_woken)
+{
+	struct kvm_msi msi = { .address_lo = MSI_OF_VCPU_1, .data = WAKE_VECTOR };
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[1];
+	pthread_t thread;
+
+	vm_install_exception_handler(h->vm, WAKE_VECTOR, guest_wake);
+	heki_prepare_call(vcpu, guest_halt, (u64[HEKI_NR_ARGS]){});
+	ASSERT_EQ(0, pthread_create(&thread, NULL, run_thread, vcpu));
+	ASSERT_TRUE(becomes(vcpu, true));
+	call_to_exit(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK, 0);
+	EXPECT_TRUE(becomes(vcpu, true));
+
+	EXPECT_LT(0, __vm_ioctl(h->vm, KVM_SIGNAL_MSI, &msi));
+	pthread_join(thread, NULL);
+	EXPECT_EQ(HEKI_EXIT_PAUSED, exit_of(vcpu)->kind);
+	EXPECT_EQ(1, exit_of(vcpu)->vcpu);
+	EXPECT_EQ(0, heki_peek(h, WOKEN));
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+	EXPECT_EQ(1, go_on(vcpu));
 	EXPECT_EQ(GP_VECTOR, go_on(h->vcpu[0]));
 }
 
