@@ -1445,6 +1445,163 @@ HEKI_TEST(pause, ends_with_a_reset)
 	EXPECT_TRUE(heki_is_writable(h, h->vcpu[1], SEALED));
 }
 
+/*
+ * A pause that is owed: its denial has not exited yet. A PATCH is denied when it is
+ * answered, which an immediate exit ends there.
+ */
+
+FIXTURE(owed) {
+	struct heki_vm h;
+	u8 state[MAX_STATE_BYTES] __aligned(8);
+	u64 len;
+};
+
+FIXTURE_SETUP(owed)
+{
+	struct heki_policy p = everything;
+
+	p.consent = 1 << HEKI_OP_PATCH;
+	p.write = HEKI_ACTION_PAUSE;
+	p.patch = HEKI_ACTION_PAUSE;
+	create_vm(&self->h, NR_VCPUS, &p);
+	heki_seal_page(&self->h, SEALED);
+}
+
+FIXTURE_TEARDOWN(owed)
+{
+	heki_vm_free(&self->h);
+}
+
+/* Asks for a change of what is no text. */
+static struct heki_exit *ask_for_a_bad_patch(struct heki_vm *h, struct kvm_vcpu *vcpu)
+{
+	struct heki_patch *patch = (void *)h->request;
+	struct heki_site *site = (void *)(patch + 1);
+
+	*patch = (struct heki_patch){ .version = HEKI_ABI_VERSION, .nr_sites = 1 };
+	*site = (struct heki_site){ .va = HEKI_PAGE(SEALED) + 5, .len = 5 };
+	return call_to_exit(vcpu, guest_hypercall, HEKI_OP_PATCH, HEKI_REQUEST_GPA,
+			    sizeof(*patch) + sizeof(*site));
+}
+
+/* Lets it be denied, and does not look. */
+static void deny_unseen(struct kvm_vcpu *vcpu, struct heki_exit *exit)
+{
+	exit->answer = 0;
+	vcpu_run_complete_io(vcpu);
+	TEST_ASSERT(vcpu_get_stat(vcpu, heki_denied_patch) == 1, "The PATCH is not denied");
+}
+
+static bool is_paused(struct kvm_vcpu *vcpu)
+{
+	vcpu_run(vcpu);
+	return exit_of(vcpu)->kind == HEKI_EXIT_PAUSED && exit_of(vcpu)->vcpu == vcpu->id;
+}
+
+/* The vCPU exits with a denial of that class, which paused the VM. */
+static bool tells_its_pause(struct kvm_vcpu *vcpu, u32 class)
+{
+	vcpu_run(vcpu);
+	return exit_of(vcpu)->kind == HEKI_EXIT_DENIAL && exit_of(vcpu)->denied == class &&
+	       exit_of(vcpu)->flags & HEKI_EXIT_IS_PAUSE;
+}
+
+static bool write_pauses(struct kvm_vcpu *vcpu)
+{
+	heki_prepare_call(vcpu, guest_write, (u64[HEKI_NR_ARGS]){ HEKI_PAGE(SEALED), HEKI_ATTACK });
+	return tells_its_pause(vcpu, HEKI_CLASS_WRITE);
+}
+
+/* Both went on, with their errors, and nothing keeps them. */
+static void expect_both_go_on(struct __test_metadata *_metadata, struct heki_vm *h)
+{
+	EXPECT_EQ(GP_VECTOR, go_on(h->vcpu[0]));
+	EXPECT_EQ(-KVM_EPERM, go_on(h->vcpu[1]));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], OTHER));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[1], OTHER));
+}
+
+HEKI_TEST(owed, one_resume_ends_the_pauses_that_were_told)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_exit *exit = ask_for_a_bad_patch(h, h->vcpu[1]);
+
+	EXPECT_TRUE(write_pauses(h->vcpu[0]));
+	deny_unseen(h->vcpu[1], exit);
+	EXPECT_TRUE(tells_its_pause(h->vcpu[1], HEKI_CLASS_PATCH));
+	EXPECT_TRUE(is_paused(h->vcpu[0]));
+	EXPECT_TRUE(is_paused(h->vcpu[1]));
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+	expect_both_go_on(_metadata, h);
+}
+
+/* The VMM that resumes did not know of the second. */
+HEKI_TEST(owed, a_resume_does_not_end_a_pause_that_was_not_told)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_exit *exit = ask_for_a_bad_patch(h, h->vcpu[1]);
+
+	EXPECT_TRUE(write_pauses(h->vcpu[0]));
+	deny_unseen(h->vcpu[1], exit);
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+	EXPECT_TRUE(tells_its_pause(h->vcpu[1], HEKI_CLASS_PATCH));
+	EXPECT_TRUE(is_paused(h->vcpu[0]));
+	EXPECT_TRUE(is_paused(h->vcpu[1]));
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+	expect_both_go_on(_metadata, h);
+}
+
+/* The one that was told runs on meanwhile, and is caught again. */
+HEKI_TEST(owed, a_vcpu_that_was_resumed_is_paused_again)
+{
+	struct heki_vm *h = &self->h;
+	struct heki_exit *exit = ask_for_a_bad_patch(h, h->vcpu[1]);
+
+	EXPECT_TRUE(write_pauses(h->vcpu[0]));
+	deny_unseen(h->vcpu[1], exit);
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+	EXPECT_EQ(GP_VECTOR, go_on(h->vcpu[0]));
+	EXPECT_TRUE(tells_its_pause(h->vcpu[1], HEKI_CLASS_PATCH));
+	heki_prepare_call(h->vcpu[0], guest_get_cr0, (u64[HEKI_NR_ARGS]){});
+	EXPECT_TRUE(is_paused(h->vcpu[0]));
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+	EXPECT_EQ(X86_CR0_PG, go_on(h->vcpu[0]) & X86_CR0_PG);
+	EXPECT_EQ(-KVM_EPERM, go_on(h->vcpu[1]));
+}
+
+/* What was saved would not be paused, so there is no state before the denial was told. */
+HEKI_TEST(owed, no_state_is_saved_before_it_was_told)
+{
+	struct heki_vm *h = &self->h;
+
+	deny_unseen(h->vcpu[1], ask_for_a_bad_patch(h, h->vcpu[1]));
+	EXPECT_EQ(EBUSY, get_state(h, self->state, &self->len));
+	EXPECT_TRUE(is_paused(h->vcpu[0]));
+	EXPECT_EQ(EBUSY, get_state(h, self->state, &self->len));
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESUME));
+	EXPECT_EQ(EBUSY, get_state(h, self->state, &self->len));
+
+	EXPECT_TRUE(tells_its_pause(h->vcpu[1], HEKI_CLASS_PATCH));
+	EXPECT_EQ(0, get_state(h, self->state, &self->len));
+	EXPECT_EQ(HEKI_STATE_SEALED, saved_life(self->state));
+	EXPECT_TRUE(is_paused(h->vcpu[0]));
+	EXPECT_EQ(0, get_state(h, self->state, &self->len));
+	EXPECT_EQ(HEKI_STATE_SEALED, saved_life(self->state));
+}
+
+HEKI_TEST(owed, a_reset_forgives_it)
+{
+	struct heki_vm *h = &self->h;
+
+	deny_unseen(h->vcpu[1], ask_for_a_bad_patch(h, h->vcpu[1]));
+	EXPECT_EQ(EBUSY, get_state(h, self->state, &self->len));
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESET));
+	EXPECT_EQ(0, get_state(h, self->state, &self->len));
+	EXPECT_EQ(HEKI_STATE_OPEN, saved_life(self->state));
+	EXPECT_EQ(-KVM_EPERM, go_on(h->vcpu[1]));
+	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], SEALED));
+}
+
 int main(int argc, char *argv[])
 {
 	heki_require();
