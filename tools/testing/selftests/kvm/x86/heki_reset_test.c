@@ -206,12 +206,17 @@ static bool vcpus_may_reset(void)
 }
 
 /* The code that a vCPU runs first: OUT, so that KVM_RUN returns. */
-static void put_reset_code(struct heki_vm *h)
+static void put_port_code(struct heki_vm *h)
 {
 	const u8 out[] = { 0xe6, RESET_PORT };
 
-	vm_userspace_mem_region_add(h->vm, VM_MEM_SRC_ANONYMOUS, RESET_PAGE, RESET_SLOT, 1, 0);
 	memcpy(addr_gpa2hva(h->vm, RESET_PAGE + (RESET_RIP & (PAGE_SIZE - 1))), out, sizeof(out));
+}
+
+static void put_reset_code(struct heki_vm *h)
+{
+	vm_userspace_mem_region_add(h->vm, VM_MEM_SRC_ANONYMOUS, RESET_PAGE, RESET_SLOT, 1, 0);
+	put_port_code(h);
 }
 
 /* What a guest's reset makes of the registers that count (SDM vol. 3A, 11.1.1). */
@@ -310,6 +315,126 @@ HEKI_TEST(reset, vcpus_in_reset_state_one_after_the_other_end_nothing)
 	TEST_ASSERT_KVM_EXIT_REASON(h->vcpu[1], KVM_EXIT_IO);
 	EXPECT_EQ(HEKI_STATE_SEALED, heki_query(h).state);
 	EXPECT_TRUE(heki_is_sealed(h, h->vcpu[0], SEALED));
+}
+
+/*
+ * The same in a VM whose vCPUs have been in their reset state from the start, with a local APIC
+ * in the kernel or none. In the latter a VMM resets a vCPU to carry out an INIT, too, which a
+ * guest sends as it likes.
+ */
+
+FIXTURE(apic) {
+	struct heki_vm h;
+};
+
+FIXTURE_VARIANT(apic) {
+	bool in_kernel;
+};
+
+FIXTURE_VARIANT_ADD(apic, in_kernel) { .in_kernel = true };
+FIXTURE_VARIANT_ADD(apic, in_user_space) { .in_kernel = false };
+
+FIXTURE_SETUP(apic)
+{
+	struct heki_vm *h = &self->h;
+	int i;
+
+	*h = (struct heki_vm){ .vm = vm_create_barebones() };
+	if (variant->in_kernel)
+		vm_create_irqchip(h->vm);
+	h->device = kvm_create_device(h->vm, KVM_DEV_TYPE_HEKI);
+	vm_userspace_mem_region_add(h->vm, VM_MEM_SRC_ANONYMOUS, HEKI_TEST_GPA, HEKI_TEST_SLOT, 1, 0);
+	vm_userspace_mem_region_add(h->vm, VM_MEM_SRC_ANONYMOUS, HEKI_REQUEST_GPA,
+				    HEKI_REQUEST_SLOT, HEKI_REQUEST_PAGES, 0);
+	h->request = heki_hva(h, HEKI_REQUEST_GPA);
+	for (i = 0; i < NR_VCPUS; i++) {
+		h->vcpu[i] = __vm_vcpu_add(h->vm, i);
+		vcpu_init_cpuid(h->vcpu[i], kvm_get_supported_cpuid());
+	}
+}
+
+FIXTURE_TEARDOWN(apic)
+{
+	heki_vm_free(&self->h);
+}
+
+#define SEAL_OFFSET	0xf00	/* in the page of the reset vector */
+
+/* In real mode: the hypercall of a SEAL, then the port, with what it returned. */
+static void put_seal_code(struct heki_vm *h)
+{
+	const u8 jump[] = { 0xe9, 0x0d, 0xff };	/* jmp to SEAL_OFFSET */
+	const struct {
+		u8 mov_nr[2];
+		u32 nr;
+		u8 mov_op[2];
+		u32 op;
+		u8 mov_gpa[2];
+		u32 gpa;
+		u8 mov_len[2];
+		u32 len;
+		u8 xor_flags[3];
+		u8 call[3];
+		u8 out[3];
+	} __packed seal = {
+		{ 0x66, 0xb8 }, KVM_HC_HEKI,				/* mov ..., %eax */
+		{ 0x66, 0xbb }, HEKI_OP_SEAL,				/* mov ..., %ebx */
+		{ 0x66, 0xb9 }, HEKI_REQUEST_GPA,			/* mov ..., %ecx */
+		{ 0x66, 0xba }, heki_request_len(h->request),		/* mov ..., %edx */
+		{ 0x66, 0x31, 0xf6 },					/* xor %esi, %esi */
+		{ 0x0f, 0x01, host_cpu_is_amd_compatible ? 0xd9 : 0xc1 }, /* vmmcall or vmcall */
+		{ 0x66, 0xe7, RESET_PORT },				/* out %eax, $RESET_PORT */
+	};
+
+	kvm_static_assert((RESET_RIP & (PAGE_SIZE - 1)) + sizeof(jump) - 0xf3 == SEAL_OFFSET);
+	put_reset_code(h);
+	memcpy(addr_gpa2hva(h->vm, RESET_PAGE + (RESET_RIP & (PAGE_SIZE - 1))), jump, sizeof(jump));
+	memcpy(addr_gpa2hva(h->vm, RESET_PAGE + SEAL_OFFSET), &seal, sizeof(seal));
+}
+
+/* Nobody of whom the guest knows is there to ask. */
+static u32 state_of(struct heki_vm *h)
+{
+	struct {
+		struct heki_ranges head;
+		struct heki_range range[2];
+	} ranges = { .head.nr = ARRAY_SIZE(ranges.range) };
+
+	kvm_device_attr_get(h->device, KVM_DEV_HEKI_CTRL, KVM_DEV_HEKI_RANGES, &ranges);
+	return ranges.head.state;
+}
+
+/* Runs the first vCPU up to its port; what it says there. */
+static u32 run_to_port(struct heki_vm *h)
+{
+	struct kvm_run *run = h->vcpu[0]->run;
+
+	vcpu_run(h->vcpu[0]);
+	TEST_ASSERT_KVM_EXIT_REASON(h->vcpu[0], KVM_EXIT_IO);
+	TEST_ASSERT_EQ(run->io.port, RESET_PORT);
+	return *(u32 *)((void *)run + run->io.data_offset);
+}
+
+HEKI_TEST(apic, ends_a_seal_with_all_vcpus_only_in_the_kernel)
+{
+	struct heki_vm *h = &self->h;
+	int i;
+
+	heki_add_page(heki_begin_request(h, 0), SEALED);
+	put_seal_code(h);
+	EXPECT_EQ(0, run_to_port(h));
+	EXPECT_EQ(HEKI_STATE_SEALED, state_of(h));
+	vcpu_run_complete_io(h->vcpu[0]);
+
+	/* A kernel that does not seal itself. */
+	put_port_code(h);
+	for (i = 0; i < NR_VCPUS; i++) {
+		put_in_reset_state(h->vcpu[i]);
+		say_it_runs(h->vcpu[i]);
+	}
+	run_to_port(h);
+	EXPECT_EQ(variant->in_kernel && vcpus_may_reset() ? HEKI_STATE_OPEN : HEKI_STATE_SEALED,
+		  state_of(h));
 }
 
 /*
