@@ -4,7 +4,9 @@
  * it meets the old one or the new one, whole, and never INT3. So does a vCPU that
  * comes meanwhile.
  */
+#include <linux/userfaultfd.h>
 #include <pthread.h>
+#include <sys/ioctl.h>
 
 #include "kvm_test_harness.h"
 #include "heki.h"
@@ -22,6 +24,7 @@
 #define TARGET		0x20	/* of the jump label, from the start of the text */
 #define STOP		HEKI_PAGE(PLAIN)
 #define RUNS		(HEKI_PAGE(PLAIN) + 64)
+#define STARTED		(HEKI_PAGE(PLAIN) + 128)
 
 #define FLIPS		100
 #define RUNS_PER_FLIP	1000
@@ -268,6 +271,132 @@ HEKI_TEST(coming, vcpus_meet_whole_instructions_and_have_the_pins)
 		EXPECT_EQ(0, heki_call(h->vcpu[id], guest_run_often, HEKI_PAGE(TEXT), 1));
 		EXPECT_TRUE(has_the_pin(h->vcpu[id]));
 	}
+}
+
+/*
+ * A PATCH that waits: for the page of the text, which the VMM has yet to bring back
+ */
+
+struct comer {
+	struct heki_vm *h;
+	pid_t tid;
+};
+
+/* Calls the function at arg[0], and says so before. */
+static u64 guest_start(u64 *arg)
+{
+	WRITE_ONCE(*(u64 *)STARTED, 1);
+	return ((u64 (*)(void))arg[0])();
+}
+
+static void *create_and_run(void *arg)
+{
+	struct comer *c = arg;
+
+	WRITE_ONCE(c->tid, gettid());
+	heki_add_vcpu(c->h, 1, 0);
+	heki_prepare_call(c->h->vcpu[1], guest_start, (u64[HEKI_NR_ARGS]){ HEKI_PAGE(TEXT) });
+	vcpu_run(c->h->vcpu[1]);
+	return NULL;
+}
+
+/* Does the thread wait in the kernel, where no signal reaches it? */
+static bool is_stuck(pid_t tid)
+{
+	char path[64], stat[512] = {}, *state;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	f = fopen(path, "r");
+	if (!f)
+		return false;
+	if (!fgets(stat, sizeof(stat), f))
+		stat[0] = 0;
+	fclose(f);
+	state = strrchr(stat, ')');
+	return state && state[1] && state[2] == 'D';
+}
+
+#define STUCK_MS	100	/* longer than any other lock is held */
+
+/* Waits until the thread gets no further; false if its vCPU runs guest code. */
+static bool is_kept_out(struct comer *c)
+{
+	int ms = 0;
+
+	while (ms < STUCK_MS && !heki_peek(c->h, STARTED)) {
+		usleep(1000);
+		ms = READ_ONCE(c->tid) && is_stuck(c->tid) ? ms + 1 : 0;
+	}
+	return !heki_peek(c->h, STARTED);
+}
+
+/* Takes the page of the text away. Whoever needs it waits for the file descriptor's reader. */
+static int take_text_away(struct heki_vm *h, u8 *copy)
+{
+	void *text = heki_hva(h, HEKI_PAGE(TEXT));
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register reg = {
+		.range = { .start = (u64)text, .len = PAGE_SIZE },
+		.mode = UFFDIO_REGISTER_MODE_MISSING,
+	};
+	int fd = syscall(__NR_userfaultfd, O_CLOEXEC);
+
+	TEST_ASSERT(fd >= 0 && !ioctl(fd, UFFDIO_API, &api) && !ioctl(fd, UFFDIO_REGISTER, &reg),
+		    "No userfaultfd: %s", strerror(errno));
+	memcpy(copy, text, PAGE_SIZE);
+	TEST_ASSERT(!madvise(text, PAGE_SIZE, MADV_DONTNEED), "The page stays");
+	return fd;
+}
+
+static void wait_for_text(struct heki_vm *h, int fd)
+{
+	struct uffd_msg msg;
+
+	TEST_ASSERT(read(fd, &msg, sizeof(msg)) == sizeof(msg) &&
+		    msg.event == UFFD_EVENT_PAGEFAULT &&
+		    msg.arg.pagefault.address == (u64)heki_hva(h, HEKI_PAGE(TEXT)),
+		    "Something else than the text is missing");
+}
+
+static void bring_text_back(struct heki_vm *h, int fd, u8 *copy)
+{
+	struct uffdio_copy back = {
+		.dst = (u64)heki_hva(h, HEKI_PAGE(TEXT)), .src = (u64)copy, .len = PAGE_SIZE,
+	};
+
+	TEST_ASSERT(!ioctl(fd, UFFDIO_COPY, &back), "The page does not come back");
+	close(fd);
+}
+
+/* It may be made meanwhile, but it runs when the change is whole. */
+HEKI_TEST(coming, a_vcpu_waits_for_the_change_under_way)
+{
+	struct heki_vm *h = &self->h;
+	struct comer comer = { .h = h };
+	pthread_t patch, come;
+	u8 copy[PAGE_SIZE] __aligned(PAGE_SIZE);
+	int fd;
+
+	*vm_get_pte(h->vm, heki_map_alias(h, READ_ONLY)) &= ~PTE_WRITABLE_MASK(&h->vm->mmu);
+	heki_guest_enable_cr0(h->vcpu[0], X86_CR0_WP);
+	seal(h);
+	put_request(h, HEKI_PAGE(REQUESTS), nop, jump);
+	heki_prepare_call(h->vcpu[0], guest_hypercall,
+			  (u64[HEKI_NR_ARGS]){ HEKI_OP_PATCH, HEKI_PAGE(REQUESTS),
+					       sizeof(struct request) });
+	fd = take_text_away(h, copy);
+	pthread_create(&patch, NULL, run_thread, h->vcpu[0]);
+	wait_for_text(h, fd);
+
+	pthread_create(&come, NULL, create_and_run, &comer);
+	EXPECT_TRUE(is_kept_out(&comer));
+	bring_text_back(h, fd, copy);
+	pthread_join(patch, NULL);
+	EXPECT_EQ(0, heki_finish_call(h->vcpu[0]));
+	pthread_join(come, NULL);
+	EXPECT_EQ(2, heki_finish_call(h->vcpu[1]));
+	EXPECT_TRUE(has_the_pin(h->vcpu[1]));
 }
 
 int main(int argc, char *argv[])
