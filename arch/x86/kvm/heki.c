@@ -952,6 +952,23 @@ static bool heki_deny_rsm_cr(struct kvm_vcpu *vcpu, const struct kvm_heki *heki)
 	       __kvm_heki_deny_cr(heki, vcpu, HEKI_REG_CR4, vcpu->arch.heki.cr4, kvm_read_cr4(vcpu));
 }
 
+/* With a null TR, as INIT leaves it, all that waits for TR could be loaded: counts as changed. */
+static bool heki_deny_rsm_start(struct kvm_vcpu *vcpu, const struct kvm_heki *heki)
+{
+	const u64 *tables = vcpu->arch.heki.tables;
+	int i;
+
+	/* The last is the selector of TR. */
+	if (!(tables[KVM_HEKI_NR_TABLES - 1] & ~SEGMENT_RPL_MASK) || heki_glue_is_up(vcpu))
+		return false;
+	for (i = 0; i < KVM_HEKI_NR_TABLES; i++) {
+		if (__kvm_heki_deny_change(heki, vcpu, heki_tables[i].reg, heki_tables[i].index,
+					   tables[i], ~tables[i]))
+			return true;
+	}
+	return false;
+}
+
 /* The first part that is not what it was. */
 static bool heki_deny_rsm(struct kvm_vcpu *vcpu)
 {
@@ -969,7 +986,7 @@ static bool heki_deny_rsm(struct kvm_vcpu *vcpu)
 					   vcpu->arch.heki.tables[i], heki_see_table(vcpu, i)))
 			return true;
 	}
-	return false;
+	return heki_deny_rsm_start(vcpu, heki);
 }
 
 #ifdef CONFIG_KVM_SMM
