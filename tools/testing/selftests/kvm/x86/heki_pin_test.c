@@ -1705,6 +1705,33 @@ HEKI_TEST(pins, smm_has_tables_of_its_own)
 	EXPECT_EQ(ARRAY_SIZE(regs), vcpu_get_stat(vcpu, heki_denied_msr));
 }
 
+#define KERNEL_TSS	0x18	/* the library's */
+
+/* INIT lets a vCPU load any GDT, by making TR null. RSM could, where TR itself is not pinned. */
+HEKI_TEST(pins, rsm_is_no_init)
+{
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	u64 gdt = table_of(vcpu, HEKI_REG_GDTR, 0);
+
+	if (!kvm_has_cap(KVM_CAP_X86_SMM))
+		SKIP(return, "KVM without CONFIG_KVM_SMM");
+	if (!(heki_query(h).available & HEKI_PROT_DT))
+		SKIP(return, "loads cannot be made to exit on this host");
+	setup_smram(h->vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
+	ASSERT_EQ(KERNEL_TSS, table_of(vcpu, HEKI_REG_TR, 2));
+	heki_add_tables(heki_begin_request(h, 0), HEKI_REG_GDTR);
+	heki_seal(h);
+	EXPECT_EQ(GP_VECTOR, load_another(h, vcpu, HEKI_REG_GDTR));
+	run_smi(_metadata, h, SAVED_TR, KERNEL_TSS);
+	if (vcpu->run->exit_reason != KVM_EXIT_SHUTDOWN) {
+		heki_finish_call(vcpu);
+		EXPECT_EQ(GP_VECTOR, load_another(h, vcpu, HEKI_REG_GDTR));
+	}
+	EXPECT_EQ(gdt, table_of(vcpu, HEKI_REG_GDTR, 0));
+	EXPECT_EQ(2, vcpu_get_stat(vcpu, heki_denied_msr));
+}
+
 /* Its memory, which nobody else sees, is not the guest kernel's to list. */
 HEKI_TEST(pins, smm_runs_under_an_allow_list)
 {
