@@ -219,6 +219,7 @@ struct page *heki_glue_pin_page(struct kvm *kvm, u64 gfn);
 void heki_glue_unpin_page(struct kvm *kvm, u64 gfn, struct page *page, bool dirty);
 void heki_glue_read_page(struct page *page, u32 offset, void *data, u32 len);
 void heki_glue_write_page(struct page *page, u32 offset, const void *data, u32 len);
+u32 heki_glue_max_pages(struct kvm *kvm);
 void heki_glue_keep_vcpus_out(struct kvm *kvm);
 void heki_glue_let_vcpus_in(struct kvm *kvm);
 

@@ -13,6 +13,7 @@
 #include <linux/highmem.h>
 #include <linux/kvm_host.h>
 #include <linux/mm.h>
+#include <linux/preempt.h>
 
 #include "heki.h"
 
@@ -60,12 +61,23 @@ void heki_glue_write_page(struct page *page, u32 offset, const void *data, u32 l
 }
 
 /*
+ * How many pages a change may write. What it logs at one exit of a vCPU must fit into
+ * what the ring keeps free for an exit, beside what else the exit logs.
+ */
+u32 heki_glue_max_pages(struct kvm *kvm)
+{
+	return kvm->dirty_ring_size ? KVM_DIRTY_RING_RSVD_ENTRIES / 2 : U32_MAX;
+}
+
+/*
  * From when this returns to heki_glue_let_vcpus_in(), no vCPU runs guest code:
  * the request stays pending, and no vCPU enters the guest with one. A vCPU that is
- * created meanwhile waits in kvm_heki_reload().
+ * created meanwhile waits in kvm_heki_reload(). Nobody takes this CPU meanwhile: it
+ * might be a vCPU, which would wait for what it keeps from running.
  */
 void heki_glue_keep_vcpus_out(struct kvm *kvm)
 {
+	preempt_disable();
 	kvm_make_all_cpus_request(kvm, KVM_REQ_HEKI_PATCH);
 }
 
@@ -77,4 +89,5 @@ void heki_glue_let_vcpus_in(struct kvm *kvm)
 
 	kvm_for_each_vcpu(i, vcpu, kvm)
 		kvm_clear_request(KVM_REQ_HEKI_PATCH, vcpu);
+	preempt_enable();
 }

@@ -204,6 +204,9 @@ fn pin_all<'a>(
             continue;
         }
         piece.page = pages.len();
+        if piece.page >= lock.max_pages() {
+            return Err(Refusal::TooBig.into());
+        }
         let page = lock.pin(piece.gfn).ok_or(Refusal::Fault)?;
         pages
             .push(page, GFP_KERNEL_ACCOUNT)

@@ -52,7 +52,13 @@ impl SlotsLock<'_> {
         })
     }
 
-    /// Runs `work` while no vCPU runs guest code. Keep it short: they all wait.
+    /// How many pages one change of text may write.
+    pub(crate) fn max_pages(&self) -> usize {
+        // SAFETY: the VM is valid, by the type invariants.
+        unsafe { bindings::heki_glue_max_pages(self.kvm()) as usize }
+    }
+
+    /// Runs `work` while no vCPU runs guest code. Keep it short: they all wait, and it cannot sleep.
     pub(crate) fn without_vcpus<R>(&self, work: impl FnOnce() -> R) -> R {
         // SAFETY: the VM is valid, by the type invariants.
         unsafe { bindings::heki_glue_keep_vcpus_out(self.kvm()) };
