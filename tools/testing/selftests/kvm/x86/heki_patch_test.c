@@ -939,6 +939,69 @@ HEKI_TEST(patch, a_change_is_dirty)
 }
 
 /*
+ * A ring of dirty pages, which has no room for all that a change may write
+ */
+
+#define RING_TEXT	64	/* a page of text for each label */
+#define RING_MAX	32	/* pages in one change */
+#define RING_LABELS	(RING_MAX + 1)
+#define RING_BYTES	65536
+
+FIXTURE(ring) {
+	struct heki_vm h;
+};
+
+FIXTURE_SETUP(ring)
+{
+	struct heki_vm *h = &self->h;
+
+	if (!kvm_has_cap(KVM_CAP_DIRTY_LOG_RING_ACQ_REL))
+		SKIP(return, "KVM has no ring of dirty pages");
+	*h = (struct heki_vm){ .device = -1 };
+	h->vm = __vm_create(VM_SHAPE_DEFAULT, 1, HEKI_TEST_PAGES);
+	vm_enable_dirty_ring(h->vm, RING_BYTES);
+	heki_add_memory(h, VM_MEM_SRC_ANONYMOUS);
+	h->device = kvm_create_device(h->vm, KVM_DEV_TYPE_HEKI);
+	heki_add_vcpu(h, 0, 0);
+	vm_mem_region_set_flags(h->vm, HEKI_TEST_SLOT, KVM_MEM_LOG_DIRTY_PAGES);
+}
+
+FIXTURE_TEARDOWN(ring)
+{
+	if (self->h.vm)
+		heki_vm_free(&self->h);
+}
+
+HEKI_TEST(ring, is_not_overrun)
+{
+	struct heki_site site[RING_LABELS];
+	struct heki_vm *h = &self->h;
+	u64 entry = VA(TABLES, 0);
+	struct heki_seal *req;
+	int i;
+
+	for (i = 0; i < RING_LABELS; i++) {
+		memset(heki_hva(h, VA(RING_TEXT + i, 0)), 0x90, PAGE_SIZE);
+		put(h, VA(RING_TEXT + i, FLIP), nop5, sizeof(nop5));
+		entry = put_label(h, entry, VA(RING_TEXT + i, FLIP), VA(RING_TEXT + i, ELSEWHERE),
+				  VA(KEYS, 0), 0);
+		site[i] = branch_site(h, 0xe9, VA(RING_TEXT + i, FLIP), VA(RING_TEXT + i, ELSEWHERE));
+	}
+	req = heki_begin_request(h, 0);
+	add_range_at(req, RING_TEXT, RING_LABELS, HEKI_EXEC, HEKI_KIND_TEXT);
+	add_range_at(req, TABLES, 1, 0, HEKI_KIND_RODATA);
+	add_area(req, HEKI_AREA_JUMP_TABLE, VA(TABLES, 0), RING_LABELS * 16);
+	heki_seal(h);
+
+	EXPECT_EQ(-KVM_E2BIG, send_patch(h, site, RING_LABELS));
+	for (i = 0; i < RING_LABELS; i++)
+		EXPECT_TRUE(text_holds(h, &site[i], false));
+	EXPECT_EQ(0, send_patch(h, site, RING_MAX));
+	for (i = 0; i < RING_MAX; i++)
+		EXPECT_TRUE(text_holds(h, &site[i], true));
+}
+
+/*
  * Pages of the pool
  */
 
