@@ -53,8 +53,11 @@ int kvm_heki_reset_by_device(struct kvm *kvm)
 	heki_reset(kvm);
 	mutex_unlock(&kvm->slots_lock);
 
-	kvm_for_each_vcpu(i, vcpu, kvm)
+	kvm_for_each_vcpu(i, vcpu, kvm) {
 		kvm_heki_forget_vcpu(vcpu);
+		/* A denial's, without paging. Not every VMM can clear it. */
+		kvm_clear_request(KVM_REQ_TRIPLE_FAULT, vcpu);
+	}
 
 	kvm_unlock_all_vcpus(kvm);
 	return 0;

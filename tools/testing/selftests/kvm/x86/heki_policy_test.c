@@ -14,6 +14,7 @@
 
 #define NR_VCPUS	2
 #define SEALED		0
+#define UNPAGED_CODE	5
 #define OTHER		1
 #define COUNTER		2
 #define UNLISTED	3
@@ -1443,6 +1444,40 @@ HEKI_TEST(pause, ends_with_a_reset)
 	EXPECT_EQ(GP_VECTOR, go_on(h->vcpu[0]));
 	EXPECT_TRUE(heki_is_writable(h, h->vcpu[0], SEALED));
 	EXPECT_TRUE(heki_is_writable(h, h->vcpu[1], SEALED));
+}
+
+/* Without paging a denial shuts the vCPU down, when it runs again. */
+HEKI_TEST(pause, a_reset_ends_the_shutdown_that_is_pending)
+{
+	static const u8 store[] = { 0xa3 };	/* mov %eax, moffs32 */
+	struct heki_vm *h = &self->h;
+	struct kvm_vcpu *vcpu = h->vcpu[0];
+	struct kvm_sregs sregs, kernel_sregs;
+	struct kvm_regs regs, kernel_regs;
+	u32 to = HEKI_PAGE(SEALED);
+
+	memcpy(heki_hva(h, HEKI_PAGE(UNPAGED_CODE)), store, sizeof(store));
+	memcpy(heki_hva(h, HEKI_PAGE(UNPAGED_CODE)) + sizeof(store), &to, sizeof(to));
+	heki_query(h);
+	vcpu_run_complete_io(vcpu);
+	vcpu_sregs_get(vcpu, &kernel_sregs);
+	vcpu_regs_get(vcpu, &kernel_regs);
+	sregs = kernel_sregs;
+	sregs.cr0 &= ~X86_CR0_PG;
+	sregs.efer &= ~(EFER_LME | EFER_LMA);
+	sregs.cs.l = 0;
+	sregs.cs.db = 1;
+	regs = kernel_regs;
+	regs.rip = HEKI_PAGE(UNPAGED_CODE);
+	vcpu_sregs_set(vcpu, &sregs);
+	vcpu_regs_set(vcpu, &regs);
+	vcpu_run(vcpu);
+	ASSERT_EQ(KVM_EXIT_HEKI, vcpu->run->exit_reason);
+
+	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESET));
+	vcpu_sregs_set(vcpu, &kernel_sregs);
+	vcpu_regs_set(vcpu, &kernel_regs);
+	EXPECT_TRUE(heki_is_writable(h, vcpu, SEALED));
 }
 
 /*
