@@ -509,8 +509,11 @@ fn enter_long_mode(sregs: &mut kvm_sregs) {
 }
 
 impl State {
+    /// Order matters: where an INIT or a SIPI is pending, KVM takes it to tell the run state, which
+    /// changes registers.
     fn save(kvm: &Kvm, fd: &VcpuFd) -> Result<Self, Error> {
         let read = || Error::kvm("read a vCPU's state");
+        let mp = fd.get_mp_state().map_err(read())?;
         let xcrs = match kvm.check_extension(Cap::Xcrs) {
             true => Some(fd.get_xcrs().map_err(read())?),
             false => None,
@@ -524,7 +527,7 @@ impl State {
             lapic: fd.get_lapic().map_err(read())?,
             events: fd.get_vcpu_events().map_err(read())?,
             debug: fd.get_debug_regs().map_err(read())?,
-            mp: fd.get_mp_state().map_err(read())?,
+            mp,
         })
     }
 
