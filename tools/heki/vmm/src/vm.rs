@@ -264,7 +264,11 @@ impl Vm {
             .devices()
             .flush()
             .map_err(Error::os("write the guest's output"))?;
-        woken
+        match woken {
+            // A vCPU that was stopped for it may have found an error.
+            Ok(Woken::End(end)) => self.shared.settle(end).map(Woken::End),
+            woken => woken,
+        }
     }
 
     /// Does what the control socket asks, of a stopped guest unless it is its status. What leaves
@@ -624,15 +628,28 @@ impl Shared {
         self.stop.load(Ordering::SeqCst)
     }
 
-    /// Tells the main thread how the run ended. The first report counts.
+    /// Tells the main thread how the run ended.
     pub(crate) fn report(&self, report: Report) {
-        self.locked_report().get_or_insert(report);
+        let mut told = self.locked_report();
+        *told = Some(match told.take() {
+            Some(first) => graver(first, report),
+            None => report,
+        });
+        drop(told);
         // Fails only when the count is full, and then the main thread is awake.
         let _ = self.wake.write(1);
     }
 
     fn take_report(&self) -> Option<Report> {
         self.locked_report().take()
+    }
+
+    /// How the run ended, of which `end` was told first. To be called when all vCPUs have stopped.
+    fn settle(&self, end: End) -> Report {
+        match self.take_report() {
+            Some(later) => graver(Ok(end), later),
+            None => Ok(end),
+        }
     }
 
     fn locked_report(&self) -> MutexGuard<'_, Option<Report>> {
@@ -649,6 +666,15 @@ impl Shared {
     fn rest(&self) {
         // Fails only when nobody has woken us.
         let _ = self.wake.read();
+    }
+}
+
+/// The report that counts: the first, but an error before an end, since a guest may go on after a
+/// reset.
+fn graver(first: Report, later: Report) -> Report {
+    match (&first, &later) {
+        (Ok(_), Err(_)) => later,
+        _ => first,
     }
 }
 
@@ -767,4 +793,30 @@ fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u32, restorable: bool) -> Result<Ve
         Vcpu::new(kvm, vm, id, &cpuid, restorable)
     };
     (0..count).map(create).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit::ResetCause;
+
+    const RESET: End = End::Reset(ResetCause::I8042);
+
+    fn denied() -> Report {
+        Err(Error::Denied {
+            cpu: 1,
+            rip: 0,
+            class: "write",
+            reason: "sealed",
+        })
+    }
+
+    #[test]
+    fn no_end_hides_an_error() {
+        let is_denied = |report| matches!(report, Err(Error::Denied { .. }));
+        assert!(is_denied(graver(Ok(RESET), denied())));
+        assert!(is_denied(graver(denied(), Ok(End::PowerOff))));
+        assert!(is_denied(graver(denied(), Err(Error::Panic))));
+        assert!(matches!(graver(Ok(RESET), Ok(End::PowerOff)), Ok(RESET)));
+    }
 }
