@@ -26,9 +26,11 @@ use std::thread::{
 
 use kvm_bindings::{
     kvm_clock_data,
+    kvm_enable_cap,
     kvm_irqchip,
     kvm_pit_config,
     kvm_pit_state2,
+    KVM_CAP_X86_TRIPLE_FAULT_EVENT,
     KVM_MAX_CPUID_ENTRIES,
     KVM_PIT_SPEAKER_DUMMY, //
 };
@@ -779,7 +781,23 @@ fn create_vm(kvm: &Kvm) -> Result<VmFd, Error> {
         ..Default::default()
     };
     vm.create_pit2(pit).map_err(Error::kvm("create a timer"))?;
+    tell_triple_faults(&vm)?;
     Ok(vm)
+}
+
+/// Has a triple fault that is pending be one of a vCPU's events, so that a reset clears it. Before
+/// the first state is saved.
+fn tell_triple_faults(vm: &VmFd) -> Result<(), Error> {
+    if vm.check_extension_raw(KVM_CAP_X86_TRIPLE_FAULT_EVENT.into()) <= 0 {
+        return Ok(());
+    }
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_TRIPLE_FAULT_EVENT,
+        args: [1, 0, 0, 0],
+        ..Default::default()
+    };
+    vm.enable_cap(&cap)
+        .map_err(Error::kvm("tell triple faults"))
 }
 
 fn create_vcpus(kvm: &Kvm, vm: &VmFd, count: u32, restorable: bool) -> Result<Vec<Vcpu>, Error> {
