@@ -12,6 +12,7 @@ use std::io::{
     Read,
     Write, //
 };
+use std::mem;
 use std::os::fd::{
     AsFd,
     BorrowedFd,
@@ -20,6 +21,12 @@ use std::os::fd::{
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::poll::{
+    poll,
+    PollFd,
+    PollFlags,
+    PollTimeout, //
+};
 use nix::sys::signal::{
     SigSet,
     Signal, //
@@ -215,6 +222,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
+    /// Less is buffered between two writes, which a pipe takes at once if it takes anything (PIPE_BUF).
     const MAX_BUFFERED: usize = 4096;
 
     /// Output to an open file.
@@ -231,22 +239,37 @@ impl Output {
         Self::new(io::stdout().as_fd().try_clone_to_owned()?)
     }
 
-    /// Another handle on the same output, with nothing buffered.
-    pub(crate) fn try_clone(&self) -> io::Result<Self> {
+    /// Another handle on the same output, which takes over what is buffered.
+    pub(crate) fn hand_over(&mut self) -> io::Result<Self> {
         Ok(Output {
             file: self.file.try_clone()?,
-            buffer: Vec::new(),
+            buffer: mem::take(&mut self.buffer),
             delay: self.delay.clone(),
         })
     }
 
-    /// The timer that expires when [`Self::drain`] is due.
+    /// The timer that expires when [`Self::try_drain`] is due.
     pub(crate) fn delay(&self) -> Delay {
         self.delay.clone()
     }
 
-    /// Writes what is buffered.
-    pub(crate) fn drain(&mut self) -> io::Result<()> {
+    /// Writes what is buffered, unless that had to wait for a reader. Then it is due again in a
+    /// moment. Whether nothing is left.
+    pub(crate) fn try_drain(&mut self) -> io::Result<bool> {
+        if self.buffer.is_empty() {
+            return Ok(true);
+        }
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+        // An output that is gone is no wait either.
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Ok(0) | Err(nix::Error::EINTR) => self.delay.start().map(|()| false),
+            Ok(_) => self.drain().map(|()| true),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes what is buffered, and waits for the reader.
+    fn drain(&mut self) -> io::Result<()> {
         let written = self.file.write_all(&self.buffer);
         self.buffer.clear();
         written
@@ -265,7 +288,7 @@ impl Write for Output {
         Ok(bytes.len())
     }
 
-    /// The serial port calls this after every byte; [`Output::drain`] is what really writes.
+    /// The serial port calls this after every byte; [`Output::try_drain`] is what really writes.
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
@@ -274,6 +297,10 @@ impl Write for Output {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::fcntl::{
+        fcntl,
+        FcntlArg, //
+    };
 
     /// Reading and writing end of a pipe.
     fn pipe() -> (File, File) {
@@ -290,9 +317,29 @@ mod tests {
         assert_eq!(reader.read(&mut seen).unwrap(), 4);
         output.write_all(b"two").unwrap();
         assert!(output.delay().0.get().unwrap().is_some());
-        output.drain().unwrap();
+        assert!(output.try_drain().unwrap());
         assert_eq!(reader.read(&mut seen).unwrap(), 3);
         assert_eq!(&seen[..3], b"two");
+    }
+
+    #[test]
+    fn a_stalled_reader_is_not_waited_for() {
+        let (mut reader, writer) = pipe();
+        let room = fcntl(&writer, FcntlArg::F_GETPIPE_SZ).unwrap() as usize;
+        (&writer).write_all(&vec![0; room]).unwrap();
+        let mut output = Output::new(OwnedFd::from(writer)).unwrap();
+        output.write_all(b"login: ").unwrap();
+        output.delay().0.unset().unwrap();
+        assert!(!output.try_drain().unwrap());
+        assert!(output.delay().0.get().unwrap().is_some(), "it is due again");
+
+        // What is not written survives a reset.
+        let mut output = output.hand_over().unwrap();
+        reader.read_exact(&mut vec![0; room]).unwrap();
+        assert!(output.try_drain().unwrap());
+        let mut seen = [0; 16];
+        assert_eq!(reader.read(&mut seen).unwrap(), 7);
+        assert_eq!(&seen[..7], b"login: ");
     }
 
     #[test]
@@ -301,6 +348,8 @@ mod tests {
         drop(reader);
         let mut output = Output::new(OwnedFd::from(writer)).unwrap();
         assert!(output.write_all(b"gone\n").is_err());
+        output.write_all(b"gone").unwrap();
+        assert!(output.try_drain().is_err());
     }
 
     #[test]

@@ -108,12 +108,11 @@ impl Devices {
         }
     }
 
-    /// Back to the state after power-on. Output that was not yet written is written.
+    /// Back to the state after power-on. Output that was not yet written is kept.
     pub(crate) fn reset(&mut self) -> io::Result<()> {
-        self.flush()?;
         let irq = self.serial.interrupt_evt().0.try_clone()?;
         let input_wanted = self.serial.events().0.clone();
-        let output = self.serial.writer().try_clone()?;
+        let output = self.serial.writer_mut().hand_over()?;
         *self = Self::new(irq, input_wanted, output);
         Ok(())
     }
@@ -130,7 +129,7 @@ impl Devices {
     pub(crate) fn load(&mut self, image: &Image) -> io::Result<()> {
         let irq = Interrupt(self.serial.interrupt_evt().0.try_clone()?);
         let input_wanted = InputWanted(self.serial.events().0.clone());
-        let output = self.serial.writer().try_clone()?;
+        let output = self.serial.writer_mut().hand_over()?;
         self.serial = Serial::from_state(&image.serial, irq, input_wanted, output)
             .map_err(|error| io::Error::other(format!("{error:?}")))?;
         self.pm = image.pm.clone();
@@ -204,9 +203,9 @@ impl Devices {
         let _ = self.serial.enqueue_raw_bytes(bytes);
     }
 
-    /// Writes buffered output.
-    pub(crate) fn flush(&mut self) -> io::Result<()> {
-        self.serial.writer_mut().drain()
+    /// Writes buffered output, unless that had to wait for a reader. Whether nothing is left.
+    pub(crate) fn try_flush(&mut self) -> io::Result<bool> {
+        self.serial.writer_mut().try_drain()
     }
 }
 

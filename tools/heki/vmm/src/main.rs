@@ -34,6 +34,10 @@ use std::process::ExitCode;
 
 use args::Args;
 use clap::Parser;
+use console::{
+    Signals,
+    Terminal, //
+};
 use control::Tell;
 use exit::{
     End,
@@ -67,22 +71,28 @@ fn tell(words: impl Iterator<Item = OsString>) -> ExitCode {
     })
 }
 
-/// Runs the guest, through as many reboots as were asked for.
+/// Builds the machine and runs it.
 fn run(args: &Args) -> Result<End, Error> {
-    let signals = console::Signals::catch()?;
+    let signals = Signals::catch()?;
     let mut vm = Vm::new(args)?;
-    let terminal = console::Terminal::raw()?;
+    let terminal = Terminal::raw()?;
+    let ended = run_on(&mut vm, args, &signals, &terminal);
+    vm.finish(ended, &signals)
+}
+
+/// Runs the guest, through as many reboots as were asked for.
+fn run_on(vm: &mut Vm, args: &Args, signals: &Signals, terminal: &Terminal) -> Result<End, Error> {
     let mut nr_reboots = 0;
     loop {
-        let end = vm.run(&signals)?;
+        let end = vm.run(signals)?;
         match &end {
             End::Reset(cause) if args.reboot_allowed(nr_reboots) => {
                 nr_reboots += 1;
-                console::note(&terminal, &format!("{cause}, reboot {nr_reboots}"));
+                console::note(terminal, &format!("{cause}, reboot {nr_reboots}"));
                 vm.reset()?;
             }
             End::Kexec => {
-                console::note(&terminal, &end.to_string());
+                console::note(terminal, &end.to_string());
                 vm.reset()?;
             }
             _ => return Ok(end),

@@ -49,6 +49,7 @@ use nix::sys::eventfd::{
     EfdFlags,
     EventFd, //
 };
+use nix::sys::signal::Signal;
 use serde::{
     Deserialize,
     Serialize, //
@@ -112,6 +113,8 @@ use crate::view::View;
 
 /// How often the end of a thread is looked for, in milliseconds.
 const STOP_INTERVAL: u8 = 5;
+/// How often the last output is tried again, in milliseconds.
+const FLUSH_INTERVAL: u8 = 10;
 
 /// A virtual machine, running or not.
 pub(crate) struct Vm {
@@ -256,16 +259,13 @@ impl Vm {
         if matches!(woken, Ok(Woken::End(End::Signal(_)))) {
             // No waiting for a thread that may be stuck on the output: the process is about to end,
             // and takes it along.
-            let _ = self.flush();
+            let _ = self.try_flush();
             return woken;
         }
         if let Some(signal) = self.stop(threads, signals)? {
             return Ok(Woken::End(End::Signal(signal)));
         }
-        self.shared
-            .devices()
-            .flush()
-            .map_err(Error::os("write the guest's output"))?;
+        self.try_flush()?;
         match woken {
             // A vCPU that was stopped for it may have found an error.
             Ok(Woken::End(end)) => self.shared.settle(end).map(Woken::End),
@@ -437,17 +437,16 @@ impl Vm {
         &mut self,
         threads: Vec<JoinHandle<Vcpu>>,
         signals: &Signals,
-    ) -> Result<Option<nix::sys::signal::Signal>, Error> {
+    ) -> Result<Option<Signal>, Error> {
         self.shared.stop.store(true, Ordering::SeqCst);
         for thread in &threads {
             // Fails only for a thread that has ended by itself.
             let _ = thread.kill(vcpu::kick_signal());
         }
         while !threads.iter().all(JoinHandle::is_finished) {
-            let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            let signalled = poll(&mut fds, STOP_INTERVAL) == Ok(1);
-            if let Some(signal) = signalled.then(|| signals.take()).flatten() {
-                return Ok(Some(signal));
+            let signal = signal_within(signals, STOP_INTERVAL);
+            if signal.is_some() {
+                return Ok(signal);
             }
         }
         for thread in threads {
@@ -478,8 +477,7 @@ impl Vm {
             }
             if ready.delay {
                 self.delay.rest();
-                self.flush()
-                    .map_err(Error::os("write the guest's output"))?;
+                self.try_flush()?;
             }
             if ready.input {
                 self.pass_input();
@@ -524,24 +522,44 @@ impl Vm {
         })
     }
 
-    fn flush(&self) -> std::io::Result<()> {
+    /// Writes what output there is, as far as that has not to wait. Whether nothing is left to wait
+    /// for.
+    fn try_flush(&self) -> Result<bool, Error> {
         match self.devices_now() {
-            Some(mut devices) => devices.flush(),
-            None => Ok(()),
+            Some(mut devices) => devices
+                .try_flush()
+                .map_err(Error::os("write the guest's output")),
+            None => Ok(true),
+        }
+    }
+
+    /// At the end of it all: waits until the guest's last output is written, or for a signal.
+    pub(crate) fn finish(&self, ended: Report, signals: &Signals) -> Report {
+        if matches!(ended, Ok(End::Signal(_))) {
+            return ended;
+        }
+        loop {
+            match self.try_flush() {
+                Ok(true) => return ended,
+                Ok(false) => {}
+                Err(error) => return ended.and(Err(error)),
+            }
+            if let Some(signal) = signal_within(signals, FLUSH_INTERVAL) {
+                return ended.and(Ok(End::Signal(signal)));
+            }
         }
     }
 
     fn pass_input(&mut self) {
         let mut buffer = [0; 64];
-        let room = self
-            .devices_now()
-            .map_or(0, |mut devices| devices.input_room());
-        let bytes = match buffer.get_mut(..room.min(64)) {
-            Some(free) if !free.is_empty() => self.input.read(free),
-            _ => return,
+        // If a vCPU has taken them since, the input is still there at the next wake-up.
+        let Some(mut devices) = self.shared.try_devices() else {
+            return;
         };
-        // Only this thread adds input, so that the room is still there.
-        self.shared.devices().input(bytes);
+        let room = devices.input_room();
+        if let Some(free @ [_, ..]) = buffer.get_mut(..room.min(64)) {
+            devices.input(self.input.read(free));
+        }
     }
 
     /// The devices, unless a vCPU holds them: it may be stuck on the output, and this thread must
@@ -554,6 +572,13 @@ impl Vm {
         }
         devices
     }
+}
+
+/// The signal that comes within this time, if any.
+fn signal_within(signals: &Signals, milliseconds: u8) -> Option<Signal> {
+    let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    let signalled = poll(&mut fds, milliseconds) == Ok(1);
+    signalled.then(|| signals.take()).flatten()
 }
 
 /// What the main thread was woken for.
