@@ -115,12 +115,30 @@ pub(crate) struct Machine {
 pub(crate) struct Snapshot(PathBuf);
 
 impl Snapshot {
-    /// A new directory, for nobody else.
-    pub(crate) fn create(path: &Path) -> Result<Self, Error> {
+    /// A new directory, for nobody else, that `fill` writes a machine into. If that fails nothing is
+    /// left, so that it can be tried again.
+    pub(crate) fn create(
+        path: &Path,
+        fill: impl FnOnce(&Self) -> Result<(), Error>,
+    ) -> Result<(), Error> {
         let snapshot = Snapshot(path.to_path_buf());
         let created = DirBuilder::new().mode(0o700).create(path);
         created.map_err(|error| snapshot.error(error))?;
-        Ok(snapshot)
+        let filled = fill(&snapshot);
+        if filled.is_err() {
+            snapshot.remove();
+        }
+        filled
+    }
+
+    /// Removes our files, and the directory if there is nothing else in it.
+    fn remove(&self) {
+        for name in [MANIFEST, MACHINE, MEMORY, HEKI] {
+            // Fails for those that were not yet written.
+            let _ = fs::remove_file(self.0.join(name));
+        }
+        // The error that led here is the one to tell.
+        let _ = fs::remove_dir(&self.0);
     }
 
     /// The directory of a snapshot of a machine as in `wanted`.
@@ -265,8 +283,13 @@ mod tests {
     #[test]
     fn a_directory_without_manifest_is_no_snapshot() {
         let dir = std::env::temp_dir().join(format!("heki-snapshot-{}", std::process::id()));
-        let snapshot = Snapshot::create(&dir).unwrap();
-        assert!(Snapshot::create(&dir).is_err(), "it is not overwritten");
+        let snapshot = Snapshot(dir.clone());
+        Snapshot::create(&dir, |_| Ok(())).unwrap();
+        assert!(
+            Snapshot::create(&dir, |_| Ok(())).is_err(),
+            "it is not overwritten"
+        );
+        assert!(dir.exists(), "nor removed");
         assert!(Snapshot::open(&dir, &MACHINE).is_err());
         snapshot.write_bytes(HEKI, b"abc").unwrap();
         snapshot.write_json(MANIFEST, &MACHINE).unwrap();
@@ -276,5 +299,20 @@ mod tests {
         let other = Manifest { cpus: 4, ..MACHINE };
         assert!(Snapshot::open(&dir, &other).is_err());
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn a_failed_snapshot_leaves_nothing() {
+        let dir = std::env::temp_dir().join(format!("heki-failed-{}", std::process::id()));
+        let fail = |snapshot: &Snapshot| {
+            snapshot.write_bytes(HEKI, b"abc")?;
+            snapshot.create_file(MEMORY).unwrap();
+            Err(snapshot.error("no space"))
+        };
+        for _ in 0..2 {
+            let error = Snapshot::create(&dir, fail).unwrap_err().to_string();
+            assert!(error.ends_with(": no space"), "{error}");
+            assert!(!dir.exists());
+        }
     }
 }

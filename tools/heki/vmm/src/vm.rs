@@ -321,7 +321,10 @@ impl Vm {
 
     /// Writes all of the machine to a new directory. Only when the guest is not running.
     fn save(&self, directory: &Path) -> Result<(), Error> {
-        let snapshot = Snapshot::create(directory)?;
+        Snapshot::create(directory, |snapshot| self.save_to(snapshot))
+    }
+
+    fn save_to(&self, snapshot: &Snapshot) -> Result<(), Error> {
         let vcpus = self.vcpus.iter().map(|vcpu| vcpu.save(&self.kvm));
         let mut clock = self.fd.get_clock().map_err(Error::kvm("read the clock"))?;
         // The guest's time stands still until it is restored.
