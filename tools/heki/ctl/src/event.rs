@@ -147,6 +147,25 @@ pub(crate) enum What {
     },
 }
 
+impl What {
+    /// All that is text in it.
+    fn texts(&mut self) -> Vec<&mut String> {
+        match self {
+            Self::Query { ret: _ } => vec![],
+            Self::Seal { outcome, .. } => vec![outcome],
+            Self::Change {
+                operation, outcome, ..
+            } => vec![operation, outcome],
+            Self::Request { operation, .. } => vec![operation],
+            Self::Kexec { step, .. } => vec![step],
+            Self::Denial { target, reason, .. } => match target {
+                Target::Register { register, .. } => vec![register, reason],
+                Target::Frame { .. } | Target::Address { .. } | Target::Text { .. } => vec![reason],
+            },
+        }
+    }
+}
+
 /// When, and on which thread. heki-vmm tells neither.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Task {
@@ -200,22 +219,35 @@ impl Event {
             return None;
         }
         let task = Task {
-            time: host::printable(when.split_whitespace().next_back()?),
+            time: when.split_whitespace().next_back()?.to_owned(),
             thread: thread.parse().ok()?,
-            command: host::printable(command),
+            command: command.to_owned(),
         };
-        Some(Self {
+        let event = Self {
             task: Some(task),
             process: None,
             vcpu,
             rip,
             what,
-        })
+        };
+        Some(event.printable())
     }
 
     /// Reads a line of the trace, of our own JSON or of heki-vmm's.
     pub(crate) fn parse_any(line: &str) -> Option<Self> {
-        Self::parse(line).or_else(|| serde_json::from_str(line).ok())
+        Self::parse(line).or_else(|| serde_json::from_str(line).ok().map(Self::printable))
+    }
+
+    /// Without what a terminal would obey: a line may come from anywhere.
+    fn printable(mut self) -> Self {
+        let task = self.task.iter_mut();
+        let texts = task
+            .flat_map(|task| [&mut task.time, &mut task.command])
+            .chain(self.what.texts());
+        for text in texts {
+            *text = host::printable(text);
+        }
+        self
     }
 
     /// The thread of the vCPU, if it is known.

@@ -96,6 +96,33 @@ fn an_event_is_read_whole() {
 }
 
 #[test]
+fn a_terminal_obeys_no_event() {
+    let head = r#""vcpu":0,"rip":"0x1""#;
+    let task = r#""time":"\u001b[2J","thread":7,"command":"\u001b[2J""#;
+    for what in [
+        format!(r#"{{"event":"query",{head},{task},"ret":0}}"#),
+        format!(r#"{{"event":"request",{head},"operation":"\u001b[2J","allowed":true}}"#),
+        format!(r#"{{"event":"kexec",{head},"step":"\u001b[2J","allowed":true}}"#),
+        format!(
+            r#"{{"event":"seal",{head},"ranges":1,"pins":1,"flags":"0x0","outcome":"\u001b[2J","ret":-1}}"#
+        ),
+        format!(
+            r#"{{"event":"change",{head},"operation":"\u001b[2J","items":1,"outcome":"\u001b[2J","ret":-1}}"#
+        ),
+        format!(
+            r#"{{"event":"denial",{head},"class":"registers","register":"\u001b[2J","index":"0x0","bits":"0x1","reason":"\u001b[2J"}}"#
+        ),
+        "vcpu0-7 [001] d..1. 1.5: kvm_heki_deny: vcpu 0 rip 0x1 access  gfn 0x0 va 0x0 \u{1b}[2J \
+         index 0x0 bits 0x8 reason \u{1b}[2J"
+            .to_owned(),
+    ] {
+        let text = Event::parse_any(&what).expect(&what).to_string();
+        assert!(!text.contains(char::is_control), "{text:?}");
+        assert!(text.to_lowercase().contains("?[2j"), "{text:?}");
+    }
+}
+
+#[test]
 fn parts_of_a_register_are_told_apart() {
     for (register, name) in [
         ("idtr index 0x0", "IDTR base"),
