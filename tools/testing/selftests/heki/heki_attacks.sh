@@ -11,6 +11,7 @@
 # attack should come to is for the caller to say; this exits 0 if all of them ran.
 
 dir=/sys/kernel/debug/heki_attack
+printk=/proc/sys/kernel/printk
 
 # say NAME OUTCOME CLASS DENIALS DETAIL...
 say() {
@@ -37,6 +38,10 @@ if [ ! -e "$dir/run" ]; then
 	echo "heki_attacks: heki_attack is not loaded"
 	exit 4
 fi
+# A warning that the kernel has yet to put on the console would cut a line of ours in two.
+read -r level _ <$printk
+trap 'echo "$level" >$printk' EXIT
+echo 4 >$printk
 # shellcheck disable=SC2046
 [ $# -gt 0 ] || set -- $(cut -d' ' -f1 "$dir/list")
 status=0
