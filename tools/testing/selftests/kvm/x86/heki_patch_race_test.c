@@ -55,8 +55,8 @@ static void put_table(struct heki_vm *h)
 		s64 key;
 	} *entry = heki_hva(h, HEKI_PAGE(TABLE));
 
-	entry->code = HEKI_PAGE(TEXT) - HEKI_PAGE(TABLE);
-	entry->target = HEKI_PAGE(TEXT) + TARGET - (HEKI_PAGE(TABLE) + 4);
+	entry->code = (s64)(HEKI_PAGE(TEXT) - HEKI_PAGE(TABLE));
+	entry->target = (s64)(HEKI_PAGE(TEXT) + TARGET - (HEKI_PAGE(TABLE) + 4));
 	entry->key = HEKI_PAGE(KEY) - (HEKI_PAGE(TABLE) + 8);
 }
 

@@ -1074,32 +1074,15 @@ static u32 clear_cr4_without_paging(struct kvm_vcpu *vcpu, void *code, u64 bits)
 		0x0f, 0x22, 0xe0,		/* mov %eax, %cr4 */
 		0xe6, HEKI_USER_PORT,		/* out %al, $HEKI_USER_PORT */
 	};
-	struct kvm_sregs sregs, kernel_sregs;
-	struct kvm_regs regs, kernel_regs;
+	struct heki_registers kernel;
 	u32 exit;
 
 	memcpy(code, insns, sizeof(insns));
-	vcpu_run_complete_io(vcpu);
-	vcpu_sregs_get(vcpu, &kernel_sregs);
-	vcpu_regs_get(vcpu, &kernel_regs);
-	sregs = kernel_sregs;
-	sregs.cr0 &= ~X86_CR0_PG;
-	sregs.efer &= ~(EFER_LME | EFER_LMA);
-	sregs.cs.l = 0;
-	sregs.cs.db = 1;
-	sregs.idt.limit = 0;
-	vcpu_sregs_set(vcpu, &sregs);
-	regs = kernel_regs;
-	regs.rip = HEKI_PAGE(COMPAT_CODE);
-	regs.rax = sregs.cr4 & ~bits;
-	vcpu_regs_set(vcpu, &regs);
-
-	vcpu_run(vcpu);
-	exit = vcpu->run->exit_reason;
+	heki_get_registers(vcpu, &kernel);
+	exit = heki_run_unpaged(vcpu, kernel, HEKI_PAGE(COMPAT_CODE), kernel.sregs.cr4 & ~bits);
 	if (exit == KVM_EXIT_IO)
 		vcpu_run_complete_io(vcpu);
-	vcpu_sregs_set(vcpu, &kernel_sregs);
-	vcpu_regs_set(vcpu, &kernel_regs);
+	heki_set_registers(vcpu, &kernel);
 	return exit;
 }
 

@@ -1449,34 +1449,21 @@ HEKI_TEST(pause, ends_with_a_reset)
 /* Without paging a denial shuts the vCPU down, when it runs again. */
 HEKI_TEST(pause, a_reset_ends_the_shutdown_that_is_pending)
 {
-	static const u8 store[] = { 0xa3 };	/* mov %eax, moffs32 */
+	struct {
+		u8 insn;	/* mov %eax, moffs32 */
+		u32 to;
+	} __packed store = { 0xa3, HEKI_PAGE(SEALED) };
 	struct heki_vm *h = &self->h;
 	struct kvm_vcpu *vcpu = h->vcpu[0];
-	struct kvm_sregs sregs, kernel_sregs;
-	struct kvm_regs regs, kernel_regs;
-	u32 to = HEKI_PAGE(SEALED);
+	struct heki_registers kernel;
 
-	memcpy(heki_hva(h, HEKI_PAGE(UNPAGED_CODE)), store, sizeof(store));
-	memcpy(heki_hva(h, HEKI_PAGE(UNPAGED_CODE)) + sizeof(store), &to, sizeof(to));
+	memcpy(heki_hva(h, HEKI_PAGE(UNPAGED_CODE)), &store, sizeof(store));
 	heki_query(h);
-	vcpu_run_complete_io(vcpu);
-	vcpu_sregs_get(vcpu, &kernel_sregs);
-	vcpu_regs_get(vcpu, &kernel_regs);
-	sregs = kernel_sregs;
-	sregs.cr0 &= ~X86_CR0_PG;
-	sregs.efer &= ~(EFER_LME | EFER_LMA);
-	sregs.cs.l = 0;
-	sregs.cs.db = 1;
-	regs = kernel_regs;
-	regs.rip = HEKI_PAGE(UNPAGED_CODE);
-	vcpu_sregs_set(vcpu, &sregs);
-	vcpu_regs_set(vcpu, &regs);
-	vcpu_run(vcpu);
-	ASSERT_EQ(KVM_EXIT_HEKI, vcpu->run->exit_reason);
+	heki_get_registers(vcpu, &kernel);
+	ASSERT_EQ(KVM_EXIT_HEKI, heki_run_unpaged(vcpu, kernel, HEKI_PAGE(UNPAGED_CODE), 0));
 
 	EXPECT_EQ(0, set_attr(h, KVM_DEV_HEKI_RESET));
-	vcpu_sregs_set(vcpu, &kernel_sregs);
-	vcpu_regs_set(vcpu, &kernel_regs);
+	heki_set_registers(vcpu, &kernel);
 	EXPECT_TRUE(heki_is_writable(h, vcpu, SEALED));
 }
 

@@ -590,6 +590,47 @@ static inline void heki_seal_exec(struct heki_vm *h, struct heki_seal *req)
  */
 
 /* Puts what guest_exec() wants to find at @gpa. */
+/*
+ * Without paging
+ */
+
+struct heki_registers {
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
+};
+
+static inline void heki_get_registers(struct kvm_vcpu *vcpu, struct heki_registers *all)
+{
+	vcpu_run_complete_io(vcpu);
+	vcpu_sregs_get(vcpu, &all->sregs);
+	vcpu_regs_get(vcpu, &all->regs);
+}
+
+static inline void heki_set_registers(struct kvm_vcpu *vcpu, struct heki_registers *all)
+{
+	vcpu_sregs_set(vcpu, &all->sregs);
+	vcpu_regs_set(vcpu, &all->regs);
+}
+
+/*
+ * Runs the vCPU at @rip, as of 32 bits, with @rax and no handler of faults. Returns the exit.
+ * The registers of before are for the caller to set again.
+ */
+static inline u32 heki_run_unpaged(struct kvm_vcpu *vcpu, struct heki_registers unpaged, u64 rip,
+				   u64 rax)
+{
+	unpaged.sregs.cr0 &= ~X86_CR0_PG;
+	unpaged.sregs.efer &= ~(EFER_LME | EFER_LMA);
+	unpaged.sregs.cs.l = 0;
+	unpaged.sregs.cs.db = 1;
+	unpaged.sregs.idt.limit = 0;
+	unpaged.regs.rip = rip;
+	unpaged.regs.rax = rax;
+	heki_set_registers(vcpu, &unpaged);
+	vcpu_run(vcpu);
+	return vcpu->run->exit_reason;
+}
+
 static inline void heki_put_code(struct heki_vm *h, u64 gpa)
 {
 	static const u8 code[] = {
