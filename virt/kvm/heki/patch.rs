@@ -197,6 +197,7 @@ fn pin_all<'a>(
 ) -> Result<KVVec<PinnedPage<'a>>, Failure> {
     let mut pages: KVVec<PinnedPage<'a>> =
         KVVec::with_capacity(pieces.len(), GFP_KERNEL_ACCOUNT).map_err(|_| Refusal::NoMemory)?;
+    let max_pages = lock.max_pages();
     for piece in pieces {
         // Sites ascend, so the last page is the likeliest.
         if let Some(at) = pages.iter().rposition(|page| page.gfn() == piece.gfn) {
@@ -204,7 +205,7 @@ fn pin_all<'a>(
             continue;
         }
         piece.page = pages.len();
-        if piece.page >= lock.max_pages() {
+        if piece.page >= max_pages {
             return Err(Refusal::TooBig.into());
         }
         let page = lock.pin(piece.gfn).ok_or(Refusal::Fault)?;
