@@ -1007,23 +1007,20 @@ static void put_paging_code(struct heki_vm *h)
 static u64 turn_paging_off(struct kvm_vcpu *vcpu, bool emulated)
 {
 	u64 insn = HEKI_PAGE(COMPAT_CODE) + PREFIX_LEN;
-	struct kvm_sregs sregs, kernel_sregs;
-	struct kvm_regs regs, kernel_regs;
+	struct heki_registers kernel, compat;
+	struct kvm_sregs sregs;
+	struct kvm_regs regs;
 
-	vcpu_run_complete_io(vcpu);
-	vcpu_sregs_get(vcpu, &kernel_sregs);
-	vcpu_regs_get(vcpu, &kernel_regs);
-	sregs = kernel_sregs;
-	sregs.cs.l = 0;
-	sregs.cs.db = 1;
-	vcpu_sregs_set(vcpu, &sregs);
-	regs = kernel_regs;
-	regs.rip = emulated ? insn - PREFIX_LEN : insn;
-	regs.rax = sregs.cr0 & ~X86_CR0_PG;
-	regs.r9 = KVM_EXCEPTION_MAGIC;
-	regs.r10 = insn;
-	regs.r11 = insn + MOV_LEN;
-	vcpu_regs_set(vcpu, &regs);
+	heki_get_registers(vcpu, &kernel);
+	compat = kernel;
+	compat.sregs.cs.l = 0;
+	compat.sregs.cs.db = 1;
+	compat.regs.rip = emulated ? insn - PREFIX_LEN : insn;
+	compat.regs.rax = kernel.sregs.cr0 & ~X86_CR0_PG;
+	compat.regs.r9 = KVM_EXCEPTION_MAGIC;
+	compat.regs.r10 = insn;
+	compat.regs.r11 = insn + MOV_LEN;
+	heki_set_registers(vcpu, &compat);
 
 	vcpu_run(vcpu);
 	TEST_ASSERT(vcpu->run->exit_reason == KVM_EXIT_IO && vcpu->run->io.port == HEKI_USER_PORT,
@@ -1033,8 +1030,7 @@ static u64 turn_paging_off(struct kvm_vcpu *vcpu, bool emulated)
 	TEST_ASSERT(!(sregs.cr0 & X86_CR0_PG) == (regs.r9 == KVM_EXCEPTION_MAGIC),
 		    "CR0 is %llx after vector %llx", sregs.cr0, regs.r9);
 	vcpu_run_complete_io(vcpu);
-	vcpu_sregs_set(vcpu, &kernel_sregs);
-	vcpu_regs_set(vcpu, &kernel_regs);
+	heki_set_registers(vcpu, &kernel);
 	return regs.r9 == KVM_EXCEPTION_MAGIC ? 0 : regs.r9;
 }
 
@@ -1553,7 +1549,14 @@ HEKI_TEST(pins, rsm_gives_back_efer)
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
 }
 
-/* SMM has an EFER of its own, which is zero while another vCPU pins the guest's. */
+/* As pin_tables_in_smi(). SMM has an EFER of its own, which is zero meanwhile. */
+static void pin_efer_in_smi(struct __test_metadata *_metadata, struct heki_vm *h)
+{
+	begin_smi(_metadata, h);
+	heki_add_msr(heki_begin_request(h, 0), MSR_EFER, EFER_OF_TRAMPOLINE);
+	ASSERT_EQ(0, heki_send(h, h->vcpu[1]));
+}
+
 HEKI_TEST(pins, efer_holds_after_an_smi_that_met_the_seal)
 {
 	struct kvm_vcpu *vcpu = self->h.vcpu[0];
@@ -1563,9 +1566,7 @@ HEKI_TEST(pins, efer_holds_after_an_smi_that_met_the_seal)
 		SKIP(return, "KVM without CONFIG_KVM_SMM");
 	setup_smram(self->h.vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
 	efer = heki_call(vcpu, guest_rdmsr, MSR_EFER);
-	begin_smi(_metadata, &self->h);
-	heki_add_msr(heki_begin_request(&self->h, 0), MSR_EFER, EFER_OF_TRAMPOLINE);
-	ASSERT_EQ(0, heki_send(&self->h, self->h.vcpu[1]));
+	pin_efer_in_smi(_metadata, &self->h);
 	end_smi(&self->h, SAVED_EFER, 0);
 	heki_finish_call(vcpu);
 	EXPECT_EQ(efer, heki_call(vcpu, guest_rdmsr, MSR_EFER));
@@ -1581,9 +1582,7 @@ HEKI_TEST(pins, rsm_gives_back_efer_that_a_seal_met)
 	if (!kvm_has_cap(KVM_CAP_X86_SMM))
 		SKIP(return, "KVM without CONFIG_KVM_SMM");
 	setup_smram(self->h.vm, vcpu, SMRAM_GPA, smi_handler, sizeof(smi_handler));
-	begin_smi(_metadata, &self->h);
-	heki_add_msr(heki_begin_request(&self->h, 0), MSR_EFER, EFER_OF_TRAMPOLINE);
-	ASSERT_EQ(0, heki_send(&self->h, self->h.vcpu[1]));
+	pin_efer_in_smi(_metadata, &self->h);
 	end_smi(&self->h, SAVED_EFER, EFER_NX);
 	EXPECT_EQ(KVM_EXIT_SHUTDOWN, vcpu->run->exit_reason);
 	EXPECT_EQ(1, vcpu_get_stat(vcpu, heki_denied_msr));
