@@ -1397,13 +1397,13 @@ static void *run_thread(void *vcpu)
 	return NULL;
 }
 
-/* Waits until the vCPU is, or is not, halted in KVM; false if that takes too long. */
-static bool becomes(struct kvm_vcpu *vcpu, bool halted)
+/* Waits until the vCPU is halted in KVM; false if that takes too long. */
+static bool halts(struct kvm_vcpu *vcpu)
 {
 	int i;
 
 	for (i = 0; i < 10000; i++) {
-		if (vcpu_get_stat(vcpu, blocking) == halted)
+		if (vcpu_get_stat(vcpu, blocking))
 			return true;
 		usleep(1000);
 	}
@@ -1421,9 +1421,9 @@ HEKI_TEST(pause, a_halted_vcpu_exits_when_it_is_woken)
 	vm_install_exception_handler(h->vm, WAKE_VECTOR, guest_wake);
 	heki_prepare_call(vcpu, guest_halt, (u64[HEKI_NR_ARGS]){});
 	ASSERT_EQ(0, pthread_create(&thread, NULL, run_thread, vcpu));
-	ASSERT_TRUE(becomes(vcpu, true));
+	ASSERT_TRUE(halts(vcpu));
 	call_to_exit(h->vcpu[0], guest_write, HEKI_PAGE(SEALED), HEKI_ATTACK, 0);
-	EXPECT_TRUE(becomes(vcpu, true));
+	EXPECT_TRUE(halts(vcpu));
 
 	EXPECT_LT(0, __vm_ioctl(h->vm, KVM_SIGNAL_MSI, &msi));
 	pthread_join(thread, NULL);
